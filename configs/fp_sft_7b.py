@@ -1,0 +1,70 @@
+r"""Flexible progressive fine-tuning of Chameleon-7B (arXiv 2408.02657, 2.2): 512, 768, then 1024 px areas.
+
+    python train.py configs/fp_sft_7b.py --workdir runs/fp_sft_7b --init checkpoints/chameleon_7b \
+        --assets checkpoints/chameleon_7b --distributed
+
+Records: pre-tokenised image-text pairs under data/, one folder of ArrayRecord shards an area, every image at the
+allowed crop nearest to its own shape. `checkpoints/chameleon_7b` is Meta's release converted with its VQGAN and
+tokenizer (python -m lumina_jax.convert --help).
+
+Hardware: eight accelerators of 80 GB or more, or a pod slice: the mesh takes every device. The paper's run took 32
+A100 for seven days on 10M pairs. Optimiser, losses, dropout, batch and rate are the original's; how long its stages
+were is not published, the steps here are one pass over 10M pairs shared out 2:1:1.
+Expected: the first stage's loss falls within hours, and each later stage starts higher and falls faster.
+"""
+
+from dataclasses import replace
+
+from lumina_jax.config import (
+    DataConfig,
+    Experiment,
+    LossConfig,
+    MeshConfig,
+    OptimizerConfig,
+    RecordSource,
+    Stage,
+    TrainConfig,
+)
+from lumina_jax.model.presets import PRESETS
+
+BATCH = 256  # 32 GPUs of 8 [L]
+STEPS_PER_PASS = 10_000_000 // BATCH  # 10M pairs [P]
+MAX_TOKENS = {
+    512: 1536,
+    768: 2816,
+    1024: 4608,
+}  # longest image of the area (1092, 2404, 4228) and its caption
+
+
+def get_config() -> Experiment:
+    """Three stages at a constant rate, each from the last one's weights."""
+    sources = tuple(RecordSource(f"pairs_{px}", f"data/pairs_{px}") for px in MAX_TOKENS)
+    shares = {512: 2, 768: 1, 1024: 1}
+    stages = tuple(
+        Stage(
+            steps=STEPS_PER_PASS * shares[px] // 4,
+            batch_size=BATCH,
+            learning_rate=2e-5,  # [P]
+            mixture=((f"pairs_{px}", 1.0),),
+            max_tokens=max_tokens,
+            warmup_steps=STEPS_PER_PASS // 100 if px == 512 else 0,  # 0.01 epoch [L]
+        )
+        for px, max_tokens in MAX_TOKENS.items()
+    )
+    base = PRESETS["7b"]
+    transformer = replace(
+        base.transformer, compute_dtype="bfloat16", scan_layers=True, remat="full"
+    )
+    train = TrainConfig(
+        stages=stages,
+        optimizer=OptimizerConfig("adamw"),  # betas 0.9, 0.95, weight decay 0.1, clip 4 [P, L]
+        loss=LossConfig(logits_chunk=512),
+        mesh=MeshConfig("fsdp", (("fsdp", -1),)),
+        zero_code_logits=True,  # [L]
+        save_every=1000,  # [L]
+        eval_every=0,
+    )
+    model = replace(base, transformer=transformer, max_tokens=MAX_TOKENS[1024], target_px=1024)
+    return Experiment(
+        "transformer", model, DataConfig(sources), train, assets="checkpoints/chameleon_7b"
+    )

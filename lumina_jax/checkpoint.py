@@ -1,0 +1,263 @@
+"""Orbax in one place: training checkpoints to resume from, and model checkpoints to load, send and keep.
+
+A model checkpoint is a folder: `config.json`, `text_tokenizer.json` or `tokenizer.model`, and `params/`, an
+Orbax tree with one array a leaf and a CRC-32 a leaf, because Orbax itself loads a flipped bit in silence.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from lumina_jax.config import ModelConfig
+from lumina_jax.config_json import config_from_dict, config_to_dict
+
+FORMAT = 1  # of the model checkpoint's folder
+ASSETS = Path(__file__).parent / "assets"
+UNFINISHED = "*.orbax-checkpoint-tmp"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is absent, incomplete or damaged; the message names the path and what to do."""
+
+
+class LoadedModel(NamedTuple):
+    """A model checkpoint in memory: `params` holds "transformer", "vqgan" or both."""
+
+    config: ModelConfig
+    params: dict[str, Any]
+    tokenizer: Any = None  # unirep.text.TextTokenizer, or None for a VQGAN alone
+
+
+def resolve(path: str | Path) -> Path:
+    """The folder of a checkpoint: a path, or the name of one shipped in `lumina_jax/assets`."""
+    path = Path(path)
+    shipped = ASSETS / path
+    if not path.exists() and len(path.parts) == 1 and shipped.exists():
+        return shipped
+    previous = path.with_name(path.name + ".previous")
+    if not path.exists() and previous.exists():
+        return previous  # a crash between the two renames of `_swap`
+    if not path.exists():
+        names = sorted(entry.name for entry in ASSETS.glob("*") if entry.is_dir())
+        have = f" (shipped: {', '.join(names)})" if names else ""
+        raise CheckpointError(f"{path}: no checkpoint there; give its folder{have}")
+    return path
+
+
+def save_model(
+    path: str | Path,
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    tokenizer: Any = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model checkpoint; an existing one at `path` is replaced only once the new one is complete.
+
+    `params`: {"transformer": tree, "vqgan": tree}, either may be absent. `extra`: JSON notes (step, run).
+    Returns the folder.
+    """
+    path = Path(path).absolute()
+    temporary = path.with_name(path.name + ".writing")
+
+    def begin() -> None:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_config(temporary, config, extra)
+        if tokenizer is not None:
+            tokenizer.save(temporary)
+
+    on_first_process(begin)
+    tree = {name: part for name, part in params.items() if part}
+    ocp.save(temporary / "params", tree, custom_metadata={"crc32": crc32_of_leaves(tree)})
+    on_first_process(lambda: _swap(temporary, path))
+    return path
+
+
+def write_config(folder: Path, config: ModelConfig, extra: Mapping[str, Any] | None = None) -> None:
+    """Write the `config.json` of a model checkpoint."""
+    content = {"format": FORMAT, "model": config_to_dict(config), "extra": dict(extra or {})}
+    write_json(folder / "config.json", content)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    parts: tuple[str, ...] = ("transformer", "vqgan"),
+    shardings: Mapping[str, Any] | None = None,
+    dtypes: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """Read a model checkpoint ("scenes", or a folder) and verify it.
+
+    `parts`: which trees to read, where present. `shardings`: {"transformer": tree of Sharding}, absent: the first
+    device. `dtypes`: {"transformer": dtype to cast to}. Raises CheckpointError with the path and the remedy.
+    """
+    folder = resolve(path)
+    config, _ = read_config(folder)
+    metadata = _metadata(folder / "params")
+    stored = metadata.metadata
+    wanted = {name: stored[name] for name in parts if name in stored}
+    if not wanted:
+        raise CheckpointError(f"{folder}: holds {sorted(stored)}, none of {list(parts)}")
+    abstract = {
+        name: _abstract(tree, (shardings or {}).get(name), None) for name, tree in wanted.items()
+    }
+    params = _load(folder / "params", abstract)
+    _verify(folder / "params", params, (metadata.custom_metadata or {}).get("crc32"))
+    for name, dtype in (dtypes or {}).items():
+        if name in params and dtype is not None:
+            params[name] = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), params[name])
+    return LoadedModel(config, params, _load_tokenizer(folder))
+
+
+def read_config(folder: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """The config of a model checkpoint and its `extra` notes."""
+    file = Path(folder) / "config.json"
+    try:
+        content = json.loads(file.read_text())
+        if content["format"] != FORMAT:
+            raise CheckpointError(
+                f"{file}: format {content['format']}, this version reads {FORMAT}"
+            )
+        return config_from_dict(ModelConfig, content["model"]), content.get("extra", {})
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing: {folder} is not a model checkpoint") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: not a checkpoint's config ({error!r})") from error
+
+
+def digest(path: str | Path) -> str:
+    """12 hex digits that name a model checkpoint: another weight or another config gives others."""
+    folder = resolve(path)
+    checksums = (_metadata(folder / "params").custom_metadata or {}).get("crc32")
+    content = [checksums, config_to_dict(read_config(folder)[0])]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def crc32_of_leaves(tree: Any) -> dict[str, str]:
+    """{"transformer/layers/00/q": "9ae0daaf", …}: CRC-32 of every leaf's bytes in row-major order."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {leaf_name(path): crc32_of(leaf) for path, leaf in leaves}
+
+
+def crc32_of(leaf: Any) -> str:
+    """CRC-32 of one array's bytes in row-major order, 8 hex digits; every process of a cluster calls it."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    array = np.ascontiguousarray(jax.device_get(leaf))
+    return f"{zlib.crc32(array.reshape(-1).view(np.uint8)):08x}"
+
+
+def leaf_name(path: tuple) -> str:
+    """A leaf's path as "a/b/c"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def on_first_process(action: Callable[[], Any]) -> None:
+    """Do `action` on process 0 of the cluster while the others wait."""
+    if jax.process_index() == 0:
+        action()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("on_first_process")
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = file.with_name(file.name + ".writing")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, file)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    if not any((folder / name).exists() for name in ("text_tokenizer.json", "tokenizer.model")):
+        return None
+    from lumina_jax.unirep.text import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Put `temporary` in the place of `path`; a crash in between leaves one complete folder under a known name."""
+    previous = path.with_name(path.name + ".previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    if path.exists():
+        os.replace(path, previous)
+    os.replace(temporary, path)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _metadata(path: Path) -> Any:
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: copy the whole checkpoint folder")
+    try:
+        with quiet():
+            found = ocp.metadata(path)
+    except Exception as error:  # Orbax raises half a dozen unrelated types for a damaged folder
+        raise CheckpointError(f"{path}: unreadable ({short(error)}); fetch it again") from error
+    if found.metadata is None:
+        raise CheckpointError(f"{path}: unreadable (its list of arrays is damaged); fetch it again")
+    return found
+
+
+def _load(path: Path, abstract: Any) -> Any:
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    try:
+        with context, quiet():
+            return ocp.load(path, abstract)
+    except Exception as error:
+        raise CheckpointError(f"{path}: unreadable ({short(error)}); fetch it again") from error
+
+
+def _verify(path: Path, params: Any, expected: Mapping[str, str] | None) -> None:
+    if expected is None:
+        raise CheckpointError(f"{path}: no checksums in its metadata; convert or save it again")
+    for key_path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = leaf_name(key_path)
+        if name not in expected:
+            raise CheckpointError(f"{path}: {name} has no checksum; convert or save it again")
+        if crc32_of(leaf) != expected[name]:
+            raise CheckpointError(f"{path}: {name} is damaged (CRC-32 differs); fetch it again")
+
+
+def _abstract(tree: Any, shardings: Any, dtype: Any) -> Any:
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if shardings is None:
+        shardings = jax.tree.map(lambda _: one, tree)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, dtype or leaf.dtype, sharding=sharding
+        ),
+        tree,
+        shardings,
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Orbax from logging, over many lines, what is about to be raised in one."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def short(error: Exception) -> str:
+    """An exception of another library in one line."""
+    return (
+        f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error) else ''}"
+    )

@@ -1,0 +1,100 @@
+"""Command lines: run files with overrides, and errors in one clear line with exit code 2."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from lumina_jax.config import Experiment
+
+USAGE = "usage: python train.py RUN_FILE --workdir DIR [--init CHECKPOINT] [--field value …]"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run lives; the rest of the command line overrides fields of the run file's Experiment."""
+
+    workdir: Path  # checkpoints, metrics and the released model; the same command resumes
+    init: Path | None = None  # a model checkpoint whose weights start a fresh run
+    data_dir: Path | None = None  # drawn and tokenised data, shared by runs; default: workdir/data
+    cpu_devices: int = (
+        1  # on a machine without accelerator: split the processor, one device a core trains fastest
+    )
+    distributed: bool = False  # join the other processes of a cluster (TPU pod, SLURM)
+
+
+def run_main(function: Callable[[], Any]) -> None:
+    """Call `function`; a wrong input ends the program with `error: …` and exit code 2, Ctrl-C with 130."""
+    try:
+        function()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def load_run_file(path: str | Path) -> Experiment:
+    """What the `get_config()` of a run file returns. Raises ValueError or FileNotFoundError with one line."""
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(file) for file in Path("configs").glob("*.py"))
+        have = f"; there are {', '.join(near)}" if near else ""
+        raise FileNotFoundError(f"no run file {path}{have}")
+    spec = importlib.util.spec_from_file_location(f"run_file_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: a run file is a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
+        raise ValueError(f"{path}: a run file defines get_config() -> Experiment")
+    return module.get_config()
+
+
+def parse_run(arguments: Sequence[str]) -> tuple[RunOptions, Experiment]:
+    """(options, experiment) of a training command line; misspelt flags are refused with a hint."""
+    import tyro
+
+    if not arguments or arguments[0].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            print(f"{USAGE}\n\n`python train.py RUN_FILE --help` lists every field.")
+            sys.exit(0)
+        raise ValueError(f"name a run file first. {USAGE}")
+    run_file, *rest = arguments
+    default = load_run_file(run_file)
+
+    unnamed = tyro.conf.arg(name="")  # `--train.seed`, not `--experiment.train.seed`
+
+    def both(
+        options: Annotated[RunOptions, unnamed],
+        experiment: Annotated[Experiment, unnamed] = default,
+    ) -> tuple[RunOptions, Experiment]:
+        return options, experiment
+
+    return tyro.cli(
+        both,
+        args=rest,
+        prog=f"train.py {run_file}",
+        description=default.description or "Train what the run file describes.",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def describe(config: Any, indent: str = "") -> str:
+    """A config as indented lines, `field: value`."""
+    from dataclasses import fields, is_dataclass
+
+    lines = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        items = value if isinstance(value, tuple) and any(map(is_dataclass, value)) else None
+        if is_dataclass(value):
+            lines += [f"{indent}{field.name}:", describe(value, indent + "  ")]
+        elif items is not None:
+            lines.append(f"{indent}{field.name}:")
+            lines += [f"{indent}  {place}: {item}" for place, item in enumerate(items)]
+        elif field.repr:
+            lines.append(f"{indent}{field.name}: {value}")
+    return "\n".join(lines)

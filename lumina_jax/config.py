@@ -1,0 +1,243 @@
+"""Every setting of lumina_jax: frozen dataclasses, one line a field with unit and source, checked when built.
+
+Sources: [M] Meta's Chameleon release, [L] Lumina-mGPT's code, [P] arXiv 2408.02657, [C] arXiv 2405.09818;
+numbers without a tag are this project's own choice for its small model.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+IMAGE_LAYOUTS = ("uni_rep", "chameleon")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a ValueError with `message` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A Chameleon decoder; the sizes live in `model/presets.py`."""
+
+    num_layers: int  # L
+    width: int  # D
+    num_heads: int  # N
+    num_kv_heads: int  # K; < N is grouped-query attention
+    head_size: int  # H; even, for half-split RoPE
+    mlp_width: int  # F, SwiGLU
+    vocab_size: int  # V
+    norm_placement: Literal["pre", "swin"] = "pre"  # pre: 7B; swin: 34B norms the branch output [M, C 2.3]
+    qk_norm_shards: int = 1  # model-parallel shards of the release, each with its own q/k-norm affine [M]
+    norm_eps: float = 1e-5  # RMSNorm and q/k LayerNorm [M]
+    rope_theta: float = 10_000.0  # [M]
+    dropout: float = 0.0  # on both residual branches before the add [L]
+    param_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    scan_layers: bool = False  # one compiled block over stacked weights: for deep models in training
+    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes
+
+    def __post_init__(self) -> None:
+        require(self.num_heads % self.num_kv_heads == 0, "num_heads must be a multiple of num_kv_heads")
+        require(self.num_kv_heads % self.qk_norm_shards == 0, "num_kv_heads must be a multiple of qk_norm_shards")
+        require(self.head_size % 2 == 0, "head_size must be even: RoPE rotates halves")
+        require(self.norm_placement in ("pre", "swin"), f"norm_placement {self.norm_placement!r}: 'pre' or 'swin'")
+        require(0.0 <= self.dropout < 1.0, f"dropout {self.dropout} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """The image tokenizer: taming-transformers' VQModel, with an optional space-to-depth stem."""
+
+    channels: int = 128  # width at full resolution [M]
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # one entry a level, /2 between levels [M]
+    num_res_blocks: int = 2  # per encoder level; the decoder has one more [M]
+    z_channels: int = 256  # [M]
+    code_width: int = 256  # E [M]
+    num_codes: int = 8192  # M [M]
+    num_groups: int = 32  # GroupNorm [M]
+    norm: Literal["group", "pixel"] = "group"  # statistics over the image [M], or of each pixel alone: local codes
+    stem_px: int = 1  # space-to-depth factor before conv_in (and depth-to-space after conv_out); 1 in Chameleon
+    dropout: float = 0.0
+    separable: bool = False  # 3x3 convolutions as 3x3 per channel then 1x1, for small models; Chameleon: plain
+    normalise_codes: bool = False  # cosine distance on l2-normalised codes; Chameleon: Euclidean
+
+    @property
+    def patch_px(self) -> int:
+        """Pixels per code along each side: 16 in Chameleon."""
+        return self.stem_px * 2 ** (len(self.channel_multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """How image sizes become tokens (Uni-Rep)."""
+
+    patch_px: int = 16  # pixels per code [M]
+    unit_px: int = 32  # pixels per step of the height and width tokens [L]
+    max_ratio: float = 4.0  # longest side / shortest side of an allowed crop [L]
+    max_units: int = 64  # largest side in units with a size token of its own
+
+    def __post_init__(self) -> None:
+        require(self.unit_px % self.patch_px == 0, "unit_px must be a multiple of patch_px")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a checkpoint is: enough to rebuild every module and read every id."""
+
+    transformer: TransformerConfig
+    vqgan: VQGANConfig = VQGANConfig()
+    grid: GridConfig = GridConfig()
+    image_layout: Literal["uni_rep", "chameleon"] = "uni_rep"
+    max_tokens: int = 4096  # longest sequence the model was trained for
+    target_px: int = 512  # side of the square whose area the last stage trained
+
+    def __post_init__(self) -> None:
+        require(self.image_layout in IMAGE_LAYOUTS, f"image_layout {self.image_layout!r}: one of {IMAGE_LAYOUTS}")
+        require(self.grid.patch_px == self.vqgan.patch_px, "grid.patch_px must equal the VQGAN's patch")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the weak-to-strong curriculum: how long, at which rate, on which mixture."""
+
+    steps: int  # optimiser steps
+    batch_size: int  # sequences (images for a VQGAN) per step, over all devices
+    learning_rate: float  # peak
+    mixture: tuple[tuple[str, float], ...]  # (source name, weight); sources fix area and sizes
+    max_tokens: int = 4096  # S; longer records are an error, shorter are padded
+    warmup_steps: int = 0  # linear, from the previous stage's last rate (from 0 in the first)
+    final_ratio: float = 1.0  # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
+
+    def __post_init__(self) -> None:
+        require(self.steps > 0, f"stage of {self.steps} steps: want at least 1")
+        require(self.batch_size > 0, f"batch_size {self.batch_size}: want at least 1")
+        require(0 <= self.warmup_steps <= self.steps, "warmup_steps must lie within the stage")
+        require(bool(self.mixture), "a stage needs at least one (source, weight) in its mixture")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW [P] or Muon for the matrices of small models."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    b1: float = 0.9  # [P]
+    b2: float = 0.95  # [P]
+    eps: float = 1e-8  # [L]
+    weight_decay: float = 0.1  # on every parameter, as the original [L]
+    clip_norm: float = 4.0  # global L2 [L]
+    adam_ratio: float = 1.0  # muon: learning rate of the AdamW part relative to the stage's
+    ema_decay: float = 0.0  # > 0 keeps an exponential average of the weights and releases it
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The transformer's objective."""
+
+    z_loss: float = 1e-5  # times mean logsumexp^2 over predicted positions [P]
+    context_dropout: float = 0.1  # share of samples reduced to their image alone, for guidance [P App. F]
+    logits_chunk: int = 0  # positions whose logits are held at once, recomputed going back; 0: all (and accuracy)
+
+
+@dataclass(frozen=True)
+class VQGANLossConfig:
+    """The VQGAN's objective; no term needs a downloaded network."""
+
+    l1: float = 1.0
+    l2: float = 2.0
+    edge: float = 1.0  # L1 between finite differences, for crisp outlines
+    commitment: float = 0.25  # [M]
+    adversarial: float = 0.0  # weight of the patch discriminator's hinge loss once it is on
+    adversarial_start: int = 0  # step at which it is switched on
+    codebook_decay: float = 0.99  # exponential moving average of the codebook
+    restart_below: float = 0.03  # codes used less often than this share of uniform are re-seeded from the batch
+
+
+@dataclass(frozen=True)
+class ScenesSource:
+    """The embedded dataset, drawn on demand: a pure function of (seed, index)."""
+
+    name: str
+    target_px: int  # side of the square whose area the images have
+    num_records: int
+    seed: int = 0
+    sizes: tuple[tuple[int, int], ...] = ()  # (width, height) px; empty: every allowed crop up to max_ratio
+    max_ratio: float = 2.0  # when `sizes` is empty
+    reserved: bool = False  # also the shapes and the colour kept from the transformer, for the VQGAN
+    answers: float = 0.0  # share of answer images (segmentation, depth, …) instead of renders, for the VQGAN
+    crop_px: int = 0  # for the VQGAN: side of random square crops; 0 trains on whole images, one size a batch
+    tasks: tuple[tuple[str, float], ...] = (("text_to_image", 1.0),)  # (row of data.recipes.RECIPES, weight)
+
+
+@dataclass(frozen=True)
+class RecordSource:
+    """Pre-tokenised ArrayRecord shards."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where records come from."""
+
+    sources: tuple[ScenesSource | RecordSource, ...] = ()
+    seed: int = 0  # order and mixture
+    num_workers: int = 0  # loader processes; the order does not depend on it
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """The device mesh and the row of `sharding.STRATEGIES` that maps letters to it."""
+
+    strategy: str = "data"
+    axes: tuple[tuple[str, int], ...] = (("data", -1),)  # -1: all remaining devices
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop around the step."""
+
+    stages: tuple[Stage, ...]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    vqgan_loss: VQGANLossConfig = VQGANLossConfig()
+    mesh: MeshConfig = MeshConfig()
+    zero_code_logits: bool = False  # a run with --init starts the head's rows of the image codes at zero [L]
+    seed: int = 0
+    log_every: int = 20  # steps
+    save_every: int = 500  # steps
+    keep_last: int = 2  # checkpoints
+    eval_every: int = 1000  # steps between sample grids; 0: never
+    eval_prompts: tuple[str, ...] = ()  # drawn as a grid at every evaluation
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How an image is drawn. Defaults as in the paper [P App. F]."""
+
+    guidance: float = 4.0  # 1 switches it off
+    temperature: float = 1.0
+    image_top_k: int = 2000
+    text_top_k: int = 10
+    grammar: Literal["exact", "original"] = "exact"  # exact: the asked size, always decodable
+    decoder: str = "sequential"  # a row of sampling.DECODERS
+
+    def __post_init__(self) -> None:
+        require(0 <= self.guidance < float("inf"), f"guidance {self.guidance}: want a finite number >= 0")
+        require(0 < self.temperature < float("inf"), f"temperature {self.temperature}: want > 0 (top-k 1 is greedy)")
+        require(self.image_top_k >= 1 and self.text_top_k >= 1, "top-k must be at least 1")
+        require(self.grammar in ("exact", "original"), f"grammar {self.grammar!r}: 'exact' or 'original'")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run file's result: what is trained, on what, and how."""
+
+    trainee: Literal["transformer", "vqgan"]
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    sample: SampleConfig = SampleConfig()
+    assets: str = "scenes"  # VQGAN and tokenizer of a transformer run: "scenes" (shipped) or a checkpoint's path
+    description: str = field(default="", repr=False)

@@ -1,0 +1,1 @@
+"""Released weights into the project's tree: readers, layout tables, loaders."""

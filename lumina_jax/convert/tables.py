@@ -1,0 +1,83 @@
+"""Where each of our weights comes from: key, axis on which shards join, and how rows turn into letters.
+
+Sources: Meta's release (facebookresearch/chameleon) and Lumina-mGPT's (Alpha-VLLM/Lumina-mGPT, the layout of
+Hugging Face transformers 4.44 with q/k-norm rows per shard).
+"""
+
+from typing import Literal, NamedTuple
+
+Form = Literal["table", "vector", "heads_in", "heads_out", "matrix", "head_rows"]
+
+
+class Rule(NamedTuple):
+    """One weight's origin; {i} in the keys is the layer's number.
+
+    Forms, stored shape -> ours: table [V, D]; vector [D]; heads_in [N*H, D] -> [D, N, H]; heads_out
+    [D, N*H] -> [N, H, D]; matrix [out, in] -> [in, out]; head_rows [H] or [R, H] -> [R, H].
+    """
+
+    meta_key: str
+    hf_key: str
+    form: Form
+    join: int | Literal["stack", "mean"]  # how Meta's model-parallel shards combine
+    rotary: bool = False  # Meta keeps pairs adjacent, we keep halves
+
+
+OUTER = {
+    ("embed", "table"): Rule("tok_embeddings.weight", "model.embed_tokens.weight", "table", 1),
+    ("final_norm", "scale"): Rule("norm.weight", "model.norm.weight", "vector", "mean"),
+    ("head", "table"): Rule("output.weight", "lm_head.weight", "table", 0),
+}
+
+_META, _HF = "layers.{i}.", "model.layers.{i}."
+
+LAYER = {
+    ("attention_norm", "scale"): Rule(
+        _META + "attention_norm.weight", _HF + "input_layernorm.weight", "vector", "mean"
+    ),
+    ("q",): Rule(
+        _META + "attention.wq.weight", _HF + "self_attn.q_proj.weight", "heads_in", 0, rotary=True
+    ),
+    ("k",): Rule(
+        _META + "attention.wk.weight", _HF + "self_attn.k_proj.weight", "heads_in", 0, rotary=True
+    ),
+    ("v",): Rule(_META + "attention.wv.weight", _HF + "self_attn.v_proj.weight", "heads_in", 0),
+    ("o",): Rule(_META + "attention.wo.weight", _HF + "self_attn.o_proj.weight", "heads_out", 1),
+    ("q_norm", "scale"): Rule(
+        _META + "attention.q_normalization.weight",
+        _HF + "self_attn.q_norm.weight",
+        "head_rows",
+        "stack",
+        rotary=True,
+    ),
+    ("q_norm", "bias"): Rule(
+        _META + "attention.q_normalization.bias",
+        _HF + "self_attn.q_norm.bias",
+        "head_rows",
+        "stack",
+        rotary=True,
+    ),
+    ("k_norm", "scale"): Rule(
+        _META + "attention.k_normalization.weight",
+        _HF + "self_attn.k_norm.weight",
+        "head_rows",
+        "stack",
+        rotary=True,
+    ),
+    ("k_norm", "bias"): Rule(
+        _META + "attention.k_normalization.bias",
+        _HF + "self_attn.k_norm.bias",
+        "head_rows",
+        "stack",
+        rotary=True,
+    ),
+    ("mlp_norm", "scale"): Rule(
+        _META + "ffn_norm.weight", _HF + "post_attention_layernorm.weight", "vector", "mean"
+    ),
+    ("gate",): Rule(_META + "feed_forward.w1.weight", _HF + "mlp.gate_proj.weight", "matrix", 0),
+    ("up",): Rule(_META + "feed_forward.w3.weight", _HF + "mlp.up_proj.weight", "matrix", 0),
+    ("down",): Rule(_META + "feed_forward.w2.weight", _HF + "mlp.down_proj.weight", "matrix", 1),
+}
+
+META_IGNORED = ("rope.freqs",)  # recomputed
+HF_IGNORED_PREFIXES = ("model.vqmodel.",)  # the image tokenizer is converted from Meta's vqgan.ckpt

@@ -1,0 +1,1 @@
+"""Data: the embedded Scenes, records, and the pipeline that feeds training."""

@@ -1,0 +1,126 @@
+"""Folders of ArrayRecord shards: written by worker processes, complete or absent, read at random."""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+OPTIONS = "group_size:1,zstd:1"  # one record a chunk: random access reads nothing else
+INDEX = "index.json"  # written last: a folder that has it is complete
+
+
+def shard_name(shard: int, num_shards: int) -> str:
+    """ "00003-of-00010.array_record"."""
+    return f"{shard:05d}-of-{num_shards:05d}.array_record"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every shard of `folder` is there."""
+    return (folder / INDEX).is_file()
+
+
+def missing_shards(folder: Path, num_shards: int) -> list[int]:
+    """The shards still to be written; what a killed writer left half done is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("*.writing"):
+        if not _is_running(int(leftover.suffixes[-2][1:])):
+            leftover.unlink(missing_ok=True)
+    return [s for s in range(num_shards) if not (folder / shard_name(s, num_shards)).exists()]
+
+
+def write_shard(file: Path, records: Iterable[bytes]) -> None:
+    """Write one shard under a temporary name, then rename it: a kill leaves no half shard."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.writing")
+    writer = ArrayRecordWriter(str(temporary), OPTIONS)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    os.replace(temporary, file)
+
+
+def finish(folder: Path, num_records: int, notes: dict[str, Any]) -> None:
+    """Mark `folder` as complete."""
+    temporary = folder / f"{INDEX}.{os.getpid()}.writing"
+    temporary.write_text(json.dumps({"num_records": num_records, **notes}, indent=1) + "\n")
+    os.replace(temporary, folder / INDEX)
+
+
+def open_shards(folder: str | Path) -> Any:
+    """A random-access source of the records (bytes) of a folder's shards, in order."""
+    from grain.sources import ArrayRecordDataSource
+
+    folder = Path(folder)
+    files = sorted(str(file) for file in folder.glob("*.array_record"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no *.array_record shards there")
+    return ArrayRecordDataSource(files)
+
+
+def shard_range(shard: int, num_shards: int, num_records: int) -> range:
+    """The records of one shard: contiguous, all shards as equal as they can be."""
+    return range(shard * num_records // num_shards, (shard + 1) * num_records // num_shards)
+
+
+def default_workers(num_workers: int) -> int:
+    """`num_workers`, or where it is 0 one process a core."""
+    return num_workers or max(1, os.cpu_count() or 1)
+
+
+def in_processes(
+    function: Callable[..., Any], arguments: list[tuple], num_workers: int
+) -> Iterator[Any]:
+    """Results of `function(*arguments[i])` as they are ready, in any order, from spawned processes."""
+    if len(arguments) <= 1:
+        yield from (function(*item) for item in arguments)
+        return
+    with _pool(min(num_workers, len(arguments))) as pool:
+        for future in as_completed([pool.submit(function, *item) for item in arguments]):
+            yield future.result()
+
+
+def in_order(
+    function: Callable[..., Any], arguments: list[tuple], num_workers: int, ahead: int = 4
+) -> Iterator[Any]:
+    """As `in_processes`, in the order of `arguments`, at most `ahead` results waiting."""
+    if len(arguments) <= 1:
+        yield from (function(*item) for item in arguments)
+        return
+    with _pool(min(num_workers, len(arguments))) as pool:
+        waiting = [pool.submit(function, *item) for item in arguments[:ahead]]
+        for item in [*arguments[ahead:], *[None] * len(waiting)]:
+            result = waiting.pop(0).result()
+            if item is not None:
+                waiting.append(pool.submit(function, *item))
+            yield result
+
+
+@contextmanager
+def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Spawned processes that leave Ctrl-C to their parent; what is still queued at the end is dropped."""
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork of a process with JAX's threads may hang
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(num_workers, context, initializer=signal.signal, initargs=ignore)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_running(process_id: int) -> bool:
+    """Whether a process of this machine still lives."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

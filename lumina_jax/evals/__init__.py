@@ -1,0 +1,1 @@
+"""Scores of a trained model, read off its images by the detector."""

@@ -1,0 +1,120 @@
+"""What a VQGAN keeps of a picture: PSNR of renders and answer images, and whether the detector reads the same."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from math import hypot, log10, sqrt
+from typing import Any
+
+import jax
+import numpy as np
+
+from lumina_jax.config import VQGANConfig
+from lumina_jax.data.scenes import maps
+from lumina_jax.data.scenes.detector import UNKNOWN, Detection, detect
+from lumina_jax.data.scenes.render import render
+from lumina_jax.data.scenes.scene import Scene, sample_scene
+from lumina_jax.dims import Array
+from lumina_jax.evals.prompts import SIZES_PX
+from lumina_jax.evals.scores import wilson
+from lumina_jax.vqgan.codec import decode, encode, from_pixels, to_pixels
+
+HELD_OUT_SEED = 2**31 - 1  # of the scenes; no training source has it
+PLACE_TOLERANCE = 0.03  # scene units by which an object's centre may move: 4 px of 128
+PERFECT_DB = 99.0  # stands for the PSNR of equal pictures
+
+Reconstruct = Callable[[np.ndarray], np.ndarray]  # uint8[Y,X,3] -> uint8[Y,X,3]
+
+
+def reconstruction_scores(
+    reconstruct: Reconstruct, num_images: int = 300, progress: bool = True
+) -> dict[str, Any]:
+    """Scores of `num_images` held-out scenes over SIZES_PX, half of them with reserved shapes and colours.
+
+    {"psnr_db": {"render": …, each answer: …} (means over images), "read_as_original": {share, low, high, images}}
+    """
+    from tqdm import tqdm
+
+    decibels: dict[str, list[float]] = {}
+    same = []
+    for scene, size in tqdm(held_out_scenes(num_images), total=num_images, disable=not progress):
+        for name, picture in pictures(scene, size):
+            output = reconstruct(picture)
+            decibels.setdefault(name, []).append(psnr_db(picture, output))
+            if name == "render":
+                same.append(
+                    reads_the_same(detect(picture), detect(output), sqrt(size[0] * size[1]))
+                )
+    low, high = wilson(sum(same), len(same))
+    return {
+        "psnr_db": {name: float(np.mean(values)) for name, values in decibels.items()},
+        "read_as_original": {
+            "share": float(np.mean(same)),
+            "low": low,
+            "high": high,
+            "images": len(same),
+        },
+    }
+
+
+def held_out_scenes(num_images: int) -> Iterator[tuple[Scene, tuple[int, int]]]:
+    """Scenes that no training source draws, each with its (width, height) px."""
+    for index in range(num_images):
+        rng = np.random.default_rng((HELD_OUT_SEED, index))
+        size = SIZES_PX[index % len(SIZES_PX)]
+        yield sample_scene(rng, *size, reserved=index % 2 == 1, allow_held_out=True), size
+
+
+def pictures(scene: Scene, size: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """The render and every answer image of a scene, by name; a pose only where there is a figure."""
+    yield "render", render(scene, *size)
+    for name, answer in maps.ANSWERS.items():
+        if name != "pose" or any(thing.shape == "figure" for thing in scene.objects):
+            yield name, answer(scene, *size)
+    thing = scene.objects[0]
+    yield "boxes", maps.boxes_drawn(scene, *size, f"{thing.colour} {thing.shape}")
+
+
+def psnr_db(first: np.ndarray, second: np.ndarray) -> float:
+    """Peak signal to noise ratio of two uint8 images."""
+    error = float(np.mean(np.square(first.astype(np.float64) - second.astype(np.float64))))
+    return PERFECT_DB if error == 0 else min(PERFECT_DB, 10 * log10(255**2 / error))
+
+
+def reads_the_same(first: Detection, second: Detection, side_px: float) -> bool:
+    """Whether two pictures are read as the same background and objects, in the same places."""
+    if first.background != second.background or len(first.objects) != len(second.objects):
+        return False
+    left = list(second.objects)
+    for thing in first.objects:
+        near = [
+            other
+            for other in left
+            if (other.shape, other.colour) == (thing.shape, thing.colour)
+            and UNKNOWN not in (thing.shape, thing.colour)
+            and hypot(other.x_px - thing.x_px, other.y_px - thing.y_px) <= PLACE_TOLERANCE * side_px
+        ]
+        if not near:
+            return False
+        left.remove(near[0])
+    return True
+
+
+def vqgan_round_trip(params: Mapping[str, Any], config: VQGANConfig) -> Reconstruct:
+    """Pixels to codes and back, compiled once a size."""
+    params = jax.tree.map(lambda leaf: leaf.astype("float32"), dict(params))
+    return lambda picture: np.asarray(_round_trip(params, picture[None], config))[0]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The scores as lines of text."""
+    read: Mapping[str, Any] = found["read_as_original"]
+    kinds: Sequence[tuple[str, float]] = list(found["psnr_db"].items())
+    lines = [f"{name:14} {decibels:.2f} dB" for name, decibels in kinds]
+    share = f"{read['share']:.3f}  [{read['low']:.3f}, {read['high']:.3f}]  {read['images']} images"
+    return "\n".join([*lines, f"{'read the same':14} {share}"])
+
+
+@partial(jax.jit, static_argnames="config")
+def _round_trip(params: Any, pixels: Array, config: VQGANConfig) -> Array:
+    codes = encode(params, config, from_pixels(pixels))
+    return to_pixels(decode(params, config, codes))

@@ -1,0 +1,81 @@
+"""Pictures on disk: opened with clear errors, written whole or not at all, with their origin in the PNG's metadata."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+Picture = Image.Image | np.ndarray | str | Path
+
+
+def open_image(picture: Picture) -> Image.Image:
+    """A picture as PIL: an image as it is, uint8 [Y, X], [Y, X, 3] or [Y, X, 4], or a file turned upright by its EXIF.
+
+    Raises FileNotFoundError or ValueError of one line for anything else.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, np.ndarray):
+        channels_fit = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))
+        if picture.dtype != np.uint8 or not channels_fit or picture.size == 0:
+            raise ValueError(
+                f"image array of {picture.dtype} {picture.shape}: want uint8 [Y, X, 3] (or [Y, X], [Y, X, 4])"
+            )
+        return Image.fromarray(picture)
+    path = Path(picture)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such image file")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str]) -> Path:
+    """Write a PNG with `metadata` as UTF-8 text chunks; a reader sees the old file or the new one, never half."""
+    path = Path(path)
+    notes = PngInfo()
+    for key, text in metadata.items():
+        notes.add_itxt(key, text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.writing-{os.getpid()}")
+    try:
+        image.save(temporary, format="PNG", pnginfo=notes)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text chunks of a PNG: the inverse of `save_png`'s `metadata`."""
+    with Image.open(path) as image:
+        image.load()
+        return {key: str(text) for key, text in getattr(image, "text", {}).items()}
+
+
+def check_png_path(path: str | Path) -> None:
+    """Raise one line unless a PNG can be written at `path`; makes its folder. Call it before any long work."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: images are written as PNG; want a name that ends in .png")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; want a file name that ends in .png")
+    check_folder(path.parent)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise OSError of one line unless files can be written in `folder`; makes it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"{folder}: cannot write there ({error.strerror}); choose another place"
+        ) from error

@@ -1,0 +1,1 @@
+"""The Chameleon decoder: presets, weights and the forward pass."""

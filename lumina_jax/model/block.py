@@ -1,0 +1,134 @@
+"""One layer of the Chameleon decoder (arXiv 2405.09818, 2.3): attention and SwiGLU, and what they read."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lumina_jax.config import TransformerConfig
+from lumina_jax.dims import Array
+from lumina_jax.model.weights import weight
+from lumina_jax.ops.attention import attention
+from lumina_jax.ops.cache import write
+from lumina_jax.ops.norms import head_norm, rms_norm
+from lumina_jax.ops.rope import Rotation, rotate
+from lumina_jax.sharding import Layout, constrain
+
+
+class Context(NamedTuple):
+    """What every layer reads."""
+
+    angles: Rotation
+    start: Array | None  # [B] filled cache slots
+    segment_ids: Array | None  # [B, S]
+    dropout_key: Array | None
+
+
+class LayerCache(NamedTuple):
+    """One layer's keys and values, [B, T, K, H]."""
+
+    keys: Array
+    values: Array
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU on a residual stream; norms before the branch ("pre") or after it ("swin")."""
+
+    config: TransformerConfig
+    layout: Layout | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Array, layer_index: Array, context: Context, cache: LayerCache | None = None
+    ) -> tuple[Array, LayerCache | None]:
+        config = self.config
+        swin = config.norm_placement == "swin"
+        attention_norm = RMSNorm(config, name="attention_norm")
+        mlp_norm = RMSNorm(config, name="mlp_norm")
+
+        branch, cache = self._attend(x if swin else attention_norm(x), context, cache)
+        branch = attention_norm(branch) if swin else branch
+        x = x + self._drop(branch, context.dropout_key, 2 * layer_index)
+        branch = self._mlp(x if swin else mlp_norm(x))
+        branch = mlp_norm(branch) if swin else branch
+        x = x + self._drop(branch, context.dropout_key, 2 * layer_index + 1)
+        return constrain(x, "B S D", self.layout), cache
+
+    def _attend(
+        self, x: Array, context: Context, cache: LayerCache | None
+    ) -> tuple[Array, LayerCache | None]:
+        config, layout = self.config, self.layout
+        query = jnp.einsum("BSD,DNH->BSNH", x, self._weight("q", "D N H"))
+        key = jnp.einsum("BSD,DKH->BSKH", x, self._weight("k", "D K H"))
+        value = jnp.einsum("BSD,DKH->BSKH", x, self._weight("v", "D K H"))
+        query = constrain(query, "B S N H", layout)
+        key, value = constrain(key, "B S K H", layout), constrain(value, "B S K H", layout)
+        query = rotate(HeadNorm(config, name="q_norm")(query), context.angles)
+        key = rotate(HeadNorm(config, name="k_norm")(key), context.angles)
+        if cache is not None:
+            assert context.start is not None
+            key = write(cache.keys, key, context.start)
+            value = write(cache.values, value, context.start)
+            cache = LayerCache(key, value)
+        mixed = attention(query, key, value, start=context.start, segment_ids=context.segment_ids)
+        return jnp.einsum("BSNH,NHD->BSD", mixed, self._weight("o", "N H D")), cache
+
+    def _mlp(self, x: Array) -> Array:
+        gate = jnp.einsum("BSD,DF->BSF", x, self._weight("gate", "D F"))
+        up = jnp.einsum("BSD,DF->BSF", x, self._weight("up", "D F"))
+        inner = constrain(nn.silu(gate) * up, "B S F", self.layout)
+        return jnp.einsum("BSF,FD->BSD", inner, self._weight("down", "F D"))
+
+    def _drop(self, x: Array, key: Array | None, branch_index: Array) -> Array:
+        rate = self.config.dropout
+        if key is None or rate == 0.0:
+            return x
+        keep = jax.random.bernoulli(jax.random.fold_in(key, branch_index), 1 - rate, x.shape)
+        return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+    def _weight(self, name: str, letters: str) -> Array:
+        return weight(self, name, letters).astype(self.config.compute_dtype)
+
+
+class RMSNorm(nn.Module):
+    """`ops.norms.rms_norm` with its weight."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return rms_norm(x, weight(self, "scale", "D").astype(x.dtype), self.config.norm_eps)
+
+
+class HeadNorm(nn.Module):
+    """`ops.norms.head_norm` with its weights, one row a shard of the release."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = weight(self, "scale", "R H").astype(x.dtype)
+        bias = weight(self, "bias", "R H").astype(x.dtype)
+        return head_norm(x, scale, bias, self.config.norm_eps)
+
+
+def rematerialised(config: TransformerConfig) -> Any:
+    """Block, or Block whose activations are recomputed going back: all ("full") or all but matmuls ("dots")."""
+    if config.remat == "none":
+        return Block
+    save_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = save_dots if config.remat == "dots" else None
+    return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
+
+
+def scanned(config: TransformerConfig) -> Any:
+    """Block scanned over weights stacked along a leading layer axis: called with all layer indices."""
+    over_layers: Any = (0, nn.broadcast)
+    return nn.scan(
+        rematerialised(config),
+        variable_axes={"params": 0},
+        split_rngs={"params": False},
+        in_axes=over_layers,
+        length=config.num_layers,
+    )

@@ -1,0 +1,179 @@
+"""The Chameleon decoder (arXiv 2405.09818, 2.3): a Llama-like transformer with query-key norm, in Flax linen."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lumina_jax.config import TransformerConfig
+from lumina_jax.dims import Array, Float, Int, typed
+from lumina_jax.model.block import Context, LayerCache, RMSNorm, rematerialised, scanned
+from lumina_jax.model.weights import layer_name, weight
+from lumina_jax.ops.cache import Cache
+from lumina_jax.ops.rope import rotation
+from lumina_jax.sharding import Layout, constrain
+
+
+@typed
+def forward(
+    params: Any,
+    config: TransformerConfig,
+    ids: Int[Array, "B S"],
+    positions: Int[Array, "B S"] | None = None,
+    *,
+    cache: Cache | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
+    dropout_key: Array | None = None,
+    head_slice: tuple[int, int] | None = None,
+    layout: Layout | None = None,
+) -> tuple[Float[Array, "B S V"], Cache | None]:
+    """Logits, float32, for every token of `ids`, and the cache grown by S tokens where one was given.
+
+    Without a cache attention is causal, within segments where `segment_ids` are given. With one, row b's
+    tokens are written to slots cache.length[b] and following and see all earlier slots; the caller keeps
+    length + S within the slots. `positions` (RoPE) count from 0, or from cache.length, unless given.
+    `dropout_key` switches dropout on. `head_slice` = (first id, how many) computes only those logits.
+
+    Raises ValueError where a cache meets `scan_layers` or segments.
+    """
+    hidden, cache = hidden_states(
+        params,
+        config,
+        ids,
+        positions,
+        cache=cache,
+        segment_ids=segment_ids,
+        dropout_key=dropout_key,
+        layout=layout,
+    )
+    return logits_from_hidden(params, config, hidden, head_slice, layout), cache
+
+
+@typed
+def hidden_states(
+    params: Any,
+    config: TransformerConfig,
+    ids: Int[Array, "B S"],
+    positions: Int[Array, "B S"] | None = None,
+    *,
+    cache: Cache | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
+    dropout_key: Array | None = None,
+    layout: Layout | None = None,
+) -> tuple[Float[Array, "B S D"], Cache | None]:
+    """`forward` up to the final norm: for losses that never hold all logits (`losses.loss_from_hidden`)."""
+    if cache is not None and config.scan_layers:
+        raise ValueError("a cache wants scan_layers=False: use model.params.unstack_layers first")
+    if cache is not None and segment_ids is not None:
+        raise ValueError("a cache holds one sequence a row: drop segment_ids or the cache")
+    body = {name: leaf for name, leaf in params.items() if name != "head"}
+    result: Any = Chameleon(config, layout).apply(
+        {"params": body}, ids, positions, cache, segment_ids, dropout_key
+    )
+    return result
+
+
+@typed
+def logits_from_hidden(
+    params: Any,
+    config: TransformerConfig,
+    hidden: Float[Array, "B S D"],
+    head_slice: tuple[int, int] | None = None,
+    layout: Layout | None = None,
+) -> Float[Array, "B S V"]:
+    """Logits, float32, of the whole vocabulary or of `head_slice` = (first id, how many)."""
+    table = params["head"]["table"]
+    if head_slice is not None:
+        table = jax.lax.slice_in_dim(table, head_slice[0], sum(head_slice))
+    logits = jnp.einsum(
+        "BSD,VD->BSV",
+        hidden,
+        table.astype(config.compute_dtype),
+        preferred_element_type=jnp.float32,
+    )
+    return constrain(logits, "B S V", layout) if head_slice is None else logits
+
+
+class Chameleon(nn.Module):
+    """Embedding, layers and final norm; the head is declared here and applied by `logits_from_hidden`."""
+
+    config: TransformerConfig
+    layout: Layout | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Array,
+        positions: Array | None = None,
+        cache: Cache | None = None,
+        segment_ids: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[Array, Cache | None]:
+        config = self.config
+        start = None if cache is None else cache.length
+        if positions is None:
+            positions = jnp.arange(ids.shape[1])[None]
+            positions = positions if start is None else positions + start[:, None]
+        angles = rotation(positions, config.head_size, config.rope_theta, config.compute_dtype)
+        context = Context(angles, start, segment_ids, dropout_key)
+
+        x = Embedding(config, self.layout, name="embed")(ids)
+        if config.scan_layers:
+            x = scanned(config)(config, self.layout, name="layers")(
+                x, jnp.arange(config.num_layers), context
+            )[0]
+        else:
+            x, cache = Layers(config, self.layout, name="layers")(x, context, cache)
+        x = RMSNorm(config, name="final_norm")(x)
+        if self.is_initializing():
+            Head(config, name="head")()
+        return x, cache
+
+
+class Embedding(nn.Module):
+    """A row of the table for every id."""
+
+    config: TransformerConfig
+    layout: Layout | None
+
+    @nn.compact
+    def __call__(self, ids: Array) -> Array:
+        table = weight(self, "table", "V D")
+        table = constrain(table, "V D", self.layout, role="lookup")
+        # Gathered before the cast, so that the gradient of a frequent row is summed in the parameter dtype.
+        x = jnp.take(table, ids, axis=0).astype(self.config.compute_dtype)
+        return constrain(x, "B S D", self.layout)
+
+
+class Head(nn.Module):
+    """Declares the untied output table."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self) -> Array:
+        return weight(self, "table", "V D")
+
+
+class Layers(nn.Module):
+    """All blocks, unrolled: "00", "01", …"""
+
+    config: TransformerConfig
+    layout: Layout | None
+
+    @nn.compact
+    def __call__(
+        self, x: Array, context: Context, cache: Cache | None
+    ) -> tuple[Array, Cache | None]:
+        make_block = rematerialised(self.config)
+        grown = []
+        for index in range(self.config.num_layers):
+            layer = None if cache is None else LayerCache(cache.keys[index], cache.values[index])
+            block = make_block(self.config, self.layout, name=layer_name(index))
+            x, layer = block(x, jnp.int32(index), context, layer)
+            grown.append(layer)
+        if cache is None:
+            return x, None
+        keys, values = tuple(layer.keys for layer in grown), tuple(layer.values for layer in grown)
+        return x, Cache(keys, values, cache.length + x.shape[1])

@@ -1,0 +1,87 @@
+"""The transformer's weights as a tree: initialising, counting, letters, and stacking layers for scan."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lumina_jax.config import TransformerConfig
+from lumina_jax.dims import Array
+from lumina_jax.model.block import Block, Context
+from lumina_jax.model.chameleon import Chameleon
+from lumina_jax.model.weights import layer_name
+from lumina_jax.ops.rope import rotation
+
+Params = dict[str, Any]
+
+
+def init_params(config: TransformerConfig, key: Array) -> Params:
+    """Fresh weights, stacked where `config.scan_layers`; the same numbers in both layouts."""
+    outer_key, layers_key = jax.random.split(key)
+    keys = jax.random.split(layers_key, config.num_layers)
+    layers = jax.vmap(lambda key: nn.unbox(_init_block(config, key)))(keys)
+    params = {**nn.unbox(_init_outer(config, outer_key)), "layers": layers}
+    return params if config.scan_layers else unstack_layers(params)
+
+
+def abstract_params(config: TransformerConfig) -> Params:
+    """Shapes and dtypes of `init_params`, computed without memory."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def param_letters(config: TransformerConfig) -> Params:
+    """The letters of every weight: {"layers": {"00": {"q": "D N H", …}}}, "L D N H" where stacked."""
+    outer = _letters(jax.eval_shape(lambda: _init_outer(config, jax.random.key(0))))
+    layer = _letters(jax.eval_shape(lambda: _init_block(config, jax.random.key(0))))
+    if config.scan_layers:
+        return {**outer, "layers": jax.tree.map(lambda letters: f"L {letters}", layer)}
+    return {**outer, "layers": {layer_name(index): layer for index in range(config.num_layers)}}
+
+
+def count_params(params: Params) -> int:
+    """How many numbers a tree of arrays or abstract arrays holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def stack_layers(params: Params) -> Params:
+    """{"layers": {"00": …, "01": …}} to one tree with a leading layer axis; exact."""
+    layers = [params["layers"][name] for name in sorted(params["layers"])]
+    return {**params, "layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+
+
+def unstack_layers(params: Params) -> Params:
+    """The inverse of `stack_layers`: the layout on disk, and the one generation uses."""
+    stacked = params["layers"]
+    num_layers = jax.tree.leaves(stacked)[0].shape[0]
+    layers = {
+        layer_name(index): jax.tree.map(lambda leaf, i=index: leaf[i], stacked)
+        for index in range(num_layers)
+    }
+    return {**params, "layers": layers}
+
+
+def _init_outer(config: TransformerConfig, key: Array) -> Params:
+    """Everything but the layers, in boxes that carry the letters."""
+    shallow = replace(config, num_layers=0, scan_layers=False)
+    return dict(Chameleon(shallow).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+
+
+def _init_block(config: TransformerConfig, key: Array) -> Params:
+    """One layer, in boxes that carry the letters."""
+    positions = jnp.zeros((1, 1), jnp.int32)
+    angles = rotation(positions, config.head_size, config.rope_theta, config.compute_dtype)
+    x = jnp.zeros((1, 1, config.width), config.compute_dtype)
+    context = Context(angles, start=None, segment_ids=None, dropout_key=None)
+    return dict(Block(config).init(key, x, jnp.int32(0), context)["params"])
+
+
+def _letters(boxed: Params) -> Params:
+    """The letters on the boxes, as strings."""
+    return jax.tree.map(
+        lambda box: " ".join(box.names),
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
+    )

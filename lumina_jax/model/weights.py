@@ -1,0 +1,57 @@
+"""How a module declares a weight: a name and one letter an axis."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lumina_jax.config import TransformerConfig
+from lumina_jax.dims import Array
+
+EMBEDDING_STD = 0.02  # of both tables, as in Chameleon's configuration (initializer_range)
+
+
+def letter_sizes(config: TransformerConfig) -> dict[str, int]:
+    """The length of every axis a weight can have; R counts the release's model-parallel shards."""
+    return {
+        "D": config.width,
+        "N": config.num_heads,
+        "K": config.num_kv_heads,
+        "H": config.head_size,
+        "F": config.mlp_width,
+        "V": config.vocab_size,
+        "R": config.qk_norm_shards,
+    }
+
+
+def weight(module: nn.Module, name: str, letters: str) -> Array:
+    """The weight `name` of `module` (which has a `config`), one axis a letter, in the parameter dtype.
+
+    "D N H" contracts D, "N H D" contracts N and H, "F D" contracts F. The letters stay with the weight and
+    decide its sharding. Scales start at one, biases at zero, tables at EMBEDDING_STD, matrices at
+    1/sqrt(inputs).
+    """
+    config: TransformerConfig = module.config  # pyright: ignore[reportAttributeAccessIssue]
+    names = tuple(letters.split())
+    shape = tuple(letter_sizes(config)[letter] for letter in names)
+    init = nn.with_logical_partitioning(_initializer(name, names, shape), names)
+    return jnp.asarray(module.param(name, init, shape, jnp.dtype(config.param_dtype)))
+
+
+def layer_name(index: int) -> str:
+    """The key of a layer: two digits, so names sort like numbers."""
+    return f"{index:02d}"
+
+
+def _initializer(
+    name: str, names: tuple[str, ...], shape: tuple[int, ...]
+) -> nn.initializers.Initializer:
+    """How a weight starts, from its name and letters."""
+    if name == "bias":
+        return nn.initializers.zeros
+    if name == "scale":
+        return nn.initializers.ones
+    if name == "table":
+        return nn.initializers.normal(EMBEDDING_STD)
+    num_contracted = 2 if names == ("N", "H", "D") else 1
+    return nn.initializers.normal(1 / math.sqrt(math.prod(shape[:num_contracted])))

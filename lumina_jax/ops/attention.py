@@ -1,0 +1,74 @@
+"""Causal grouped-query attention, with the kernel chosen in one place."""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from lumina_jax.dims import Array, Float, Int, typed
+
+Kernel = Literal["xla", "cudnn"]
+
+
+def choose_kernel(device: Any, dtype: str, head_size: int, plain: bool) -> Kernel:
+    """cuDNN's fused attention where it is legal, XLA elsewhere.
+
+    `plain`: neither a cache nor segments, so the mask is exactly causal. cuDNN's kernel wants an Ampere GPU or
+    newer, 16-bit inputs and a head size that is a multiple of 8 and at most 128.
+    """
+    fits = dtype in ("bfloat16", "float16") and head_size % 8 == 0 and head_size <= 128
+    if device.platform != "gpu" or not fits or not plain:
+        return "xla"
+    return "cudnn" if float(getattr(device, "compute_capability", 0)) >= 8.0 else "xla"
+
+
+@typed
+def attention(
+    query: Float[Array, "B S N H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
+    *,
+    start: Int[Array, "B"] | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
+    kernel: Kernel | None = None,
+) -> Float[Array, "B S N H"]:
+    """softmax(q k^T / sqrt(H)) v; query i of row b sees slots 0 .. start[b]+i, and only its own segment.
+
+    Without `start` the queries are the whole sequence (S = T). Query head n reads key/value head n*K//N.
+    Worked example: start = [5], S = 2: query 0 sees slots 0-5, query 1 sees slots 0-6.
+    """
+    plain = start is None and segment_ids is None
+    if kernel is None:
+        kernel = choose_kernel(jax.devices()[0], query.dtype.name, query.shape[-1], plain)
+    if kernel == "cudnn":
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=True, implementation="cudnn"
+        )
+    mask = visible(query.shape[1], key.shape[1], start, segment_ids)
+    return masked_attention(query, key, value, mask)
+
+
+def visible(
+    num_queries: int, num_slots: int, start: Array | None, segment_ids: Array | None
+) -> Array:
+    """Which slots each query may read: bool [B or 1, S, T]."""
+    first = jnp.zeros((1,), jnp.int32) if start is None else start
+    last_slot = first[:, None] + jnp.arange(num_queries)
+    mask = jnp.arange(num_slots) <= last_slot[:, :, None]
+    if segment_ids is not None:
+        mask &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    return mask
+
+
+def masked_attention(query: Array, key: Array, value: Array, mask: Array) -> Array:
+    """Attention by two einsums; scores and softmax in float32."""
+    num_rows, num_queries, num_heads, head_size = query.shape
+    num_kv_heads = key.shape[2]
+    grouped = query.reshape(
+        num_rows, num_queries, num_kv_heads, num_heads // num_kv_heads, head_size
+    )
+    scores = jnp.einsum("BSKGH,BTKH->BKGST", grouped, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores / math.sqrt(head_size), -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("BKGST,BTKH->BSKGH", weights, value).reshape(query.shape)

@@ -1,0 +1,136 @@
+"""The plain decoder: one code a forward pass, one compiled dispatch a row of the image.
+
+Tokens that the layout fixes are never drawn and never cost a pass of their own: a row starts with the window
+[last code, line end] (the first with the last two tokens of the prompt), so an image of P x Q codes takes P x Q
+passes. The program depends on the batch, the cache and the model only: sizes and settings are run-time values.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lumina_jax.config import TransformerConfig
+from lumina_jax.dims import Array
+from lumina_jax.model.chameleon import forward
+from lumina_jax.ops.cache import Cache, init_cache, rewind
+from lumina_jax.sampling.grammar import ImagePlan
+from lumina_jax.sampling.guidance import guide_rows, to_rows
+from lumina_jax.sampling.policy import Policy, draw
+
+SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests share a program
+MAX_PADDING = 256  # how much `padded_length` adds at most
+WINDOW = 2  # tokens a run of codes starts from: one not yet in the cache, one fixed by the layout
+
+
+class Program(NamedTuple):
+    """What a compiled run of codes depends on besides the shapes of its arrays."""
+
+    transformer: TransformerConfig
+    codes: tuple[int, int]  # (first id, how many): the slice of the head that is computed
+    guided: bool  # rows in pairs with and without prompt
+    max_columns: int  # longest run of codes, with room to spare
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Requests of one image size, ready to be drawn."""
+
+    contexts: list[
+        np.ndarray
+    ]  # every row's tokens up to the first code; 2B rows where guided, else B
+    plan: ImagePlan
+    policy: Policy  # of the B requests
+    guided: bool
+    num_slots: int  # T
+    prefill_length: int  # contexts without their last WINDOW tokens are padded to this
+
+
+def decode(
+    params: Any, config: TransformerConfig, codes: tuple[int, int], batch: Batch
+) -> Iterator[Array]:
+    """Yield every run of the image, top to bottom: Int[B, >= Q] codes, of which the run's length is valid.
+
+    `codes` = (first id, how many). What is yielded may still be computing: read it one run late.
+    """
+    plan = batch.plan
+    longest = max(stop - start for start, stop in plan.runs)
+    config = inference_config(config)
+    program = Program(config, codes, batch.guided, -(-longest // 128) * 128)
+    cache, window = prefill(params, config, batch)
+    for start, stop in plan.runs:
+        place = jnp.array([start, stop - start, plan.line_end_id], jnp.int32)
+        cache, window, drawn = draw_run(params, cache, window, place, batch.policy, program)
+        yield drawn
+
+
+def inference_config(config: TransformerConfig) -> TransformerConfig:
+    """The config without what only training needs."""
+    return replace(config, scan_layers=False, remat="none", dropout=0.0)
+
+
+def padded_length(length: int) -> int:
+    """The bucket a prompt length falls into: a power of two from 32 to 256, then multiples of 256."""
+    return max(32, 1 << (length - 1).bit_length()) if length <= 256 else -(-length // 256) * 256
+
+
+def prefill(params: Any, config: TransformerConfig, batch: Batch) -> tuple[Cache, Array]:
+    """The cache of all contexts but their last WINDOW tokens, and those: Int[rows, WINDOW].
+
+    Contexts of different lengths are padded on the right, and the cache is rewound to each row's own length.
+    """
+    contexts = batch.contexts
+    padded = np.zeros((len(contexts), batch.prefill_length), np.int32)
+    for row, context in zip(padded, contexts, strict=True):
+        row[: len(context) - WINDOW] = context[:-WINDOW]
+    lengths = np.array([len(context) - WINDOW for context in contexts], np.int32)
+    cache = _fill_cache(params, padded, lengths, config, batch.num_slots)
+    return cache, jnp.array([context[-WINDOW:] for context in contexts], jnp.int32)
+
+
+@partial(jax.jit, static_argnames=("program",), donate_argnames=("cache",))
+def draw_run(
+    params: Any, cache: Cache, window: Array, place: Array, policy: Policy, program: Program
+) -> tuple[Cache, Array, Array]:
+    """Draw one run of codes after `window`, Int[rows, WINDOW].
+
+    `place` = (index of the run's first token in the image sentence, length of the run, id that follows it). Returns the
+    cache (which lacks the run's last code), the next window [last code, that id], and Int[B, max_columns] codes.
+    """
+    first_index, num_codes, next_id = place
+    first_code_id = program.codes[0]
+
+    def draw_next(cache: Cache, ids: Array, column: Array) -> tuple[Cache, Array]:
+        logits, grown = forward(
+            params, program.transformer, ids, cache=cache, head_slice=program.codes
+        )
+        assert grown is not None
+        logits = guide_rows(logits[:, -1], policy.guidance, program.guided)
+        return grown, draw(logits, policy, first_index + column)
+
+    def step(column: Array, carry: tuple) -> tuple:
+        cache, last, drawn = carry
+        ids = to_rows(last + first_code_id, program.guided)[:, None]
+        cache, last = draw_next(cache, ids, column)
+        return cache, last, drawn.at[:, column].set(last)
+
+    cache, last = draw_next(cache, window, jnp.int32(0))
+    drawn = jnp.zeros((last.shape[0], program.max_columns), jnp.int32).at[:, 0].set(last)
+    cache, last, drawn = jax.lax.fori_loop(1, num_codes, step, (cache, last, drawn))
+    rows = to_rows(last + first_code_id, program.guided)
+    return cache, jnp.stack([rows, jnp.full_like(rows, next_id)], axis=1), drawn
+
+
+@partial(jax.jit, static_argnames=("config", "num_slots"))
+def _fill_cache(
+    params: Any, ids: Array, lengths: Array, config: TransformerConfig, num_slots: int
+) -> Cache:
+    _, cache = forward(
+        params, config, ids, cache=init_cache(config, ids.shape[0], num_slots), head_slice=(0, 1)
+    )
+    assert cache is not None
+    return rewind(cache, lengths)

@@ -1,0 +1,1 @@
+"""Training: optimiser, curriculum, steps and loop."""

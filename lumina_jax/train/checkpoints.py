@@ -1,0 +1,129 @@
+"""Training checkpoints: the whole state of a run, saved while it goes on and restored at the exact next step.
+
+A save is committed by a rename, so a kill leaves only complete checkpoints and a leftover that the next start
+removes. Each carries a digest per array, computed on the devices; a damaged newest one is set aside and the one
+before it is used.
+"""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from lumina_jax.checkpoint import UNFINISHED, CheckpointError, leaf_name, quiet, short
+
+FOLDER = "checkpoints"
+
+
+class TrainCheckpoints:
+    """The checkpoints of one run, at `workdir/checkpoints/<step>`."""
+
+    def __init__(self, workdir: str | Path, keep_last: int = 2):
+        self.folder = Path(workdir).absolute() / FOLDER
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            for leftover in self.folder.glob(UNFINISHED):
+                shutil.rmtree(leftover)
+        self._digest = jax.jit(lambda flat: {name: digest(leaf) for name, leaf in flat.items()})
+        self._keep_last = keep_last
+        self._orbax = self._open()
+
+    def _open(self) -> Any:
+        return ocp.training.Checkpointer(
+            self.folder,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep_last),
+        )
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+        """Write `state` in the background; it may be donated as soon as this returns."""
+        flat = flatten(state)
+        notes = {"meta": dict(meta), "digests": self._digest_of(flat)}
+        self._orbax.save_checkpointables_async(step, {"state": flat}, custom_metadata=notes)
+
+    def steps(self) -> list[int]:
+        """The complete checkpoints, newest first."""
+        return sorted((entry.step for entry in self._orbax.checkpoints), reverse=True)
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step, None in a fresh run."""
+        return next(iter(self.steps()), None)
+
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
+        """(state, meta) of the newest intact checkpoint, None where there is none.
+
+        `abstract_state`: the tree of ShapeDtypeStruct with shardings; its mesh may differ from the saved one's.
+        Damaged checkpoints are renamed to `damaged-<step>`; CheckpointError when all of them are.
+        """
+        steps = self.steps()
+        for step in steps:
+            try:
+                return self._restore(step, abstract_state)
+            except CheckpointError as error:
+                print(f"warning: {error}; falling back to the one before", file=sys.stderr)
+                self._set_aside(step)
+        if steps:
+            raise CheckpointError(
+                f"{self.folder}: every checkpoint is damaged; start again in another workdir, "
+                f"with --init {self.folder.parent / 'model'} to keep the weights"
+            )
+        return None
+
+    def wait(self) -> None:
+        """Return once the last save is on disk."""
+        self._orbax.wait()
+
+    def close(self) -> None:
+        """Finish the last save and let go of the folder."""
+        self._orbax.close()
+
+    def _restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        where = f"{self.folder / str(step)}"
+        abstract = flatten(abstract_state)
+        try:
+            with quiet():
+                flat = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
+                notes = self._orbax.checkpointables_metadata(step).custom_metadata or {}
+        except Exception as error:  # Orbax raises half a dozen unrelated types for a damaged folder
+            raise CheckpointError(f"{where}: unreadable ({short(error)})") from error
+        expected = notes.get("digests", {})
+        for name, value in self._digest_of(flat).items():
+            if value != expected.get(name):
+                raise CheckpointError(f"{where}: {name} is damaged (its digest differs)")
+        leaves = [flat[name] for name in abstract]  # Orbax returns them sorted
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), notes["meta"]
+
+    def _digest_of(self, flat: Mapping[str, Any]) -> dict[str, int]:
+        return {name: int(value) for name, value in self._digest(flat).items()}
+
+    def _set_aside(self, step: int) -> None:
+        self._orbax.close()
+        if jax.process_index() == 0:
+            damaged = self.folder / f"damaged-{step}"
+            shutil.rmtree(damaged, ignore_errors=True)
+            (self.folder / str(step)).rename(damaged)
+        self._orbax = self._open()
+
+
+def flatten(state: Any) -> dict[str, Any]:
+    """{"params.embed.table": leaf, …} in the tree's own order: no empty node, nothing but arrays."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {leaf_name(path).replace("/", "."): leaf for path, leaf in leaves}
+
+
+def digest(leaf: jax.Array) -> jax.Array:
+    """A uint32 of the bits and their places, the same under every sharding: sum of bits * (2654435761 * index + 1)."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(leaf, width) if leaf.dtype != bool else leaf
+    index = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    weights = index * jnp.uint32(2654435761) + jnp.uint32(1)
+    return jnp.sum(bits.astype(jnp.uint32) * weights, dtype=jnp.uint32)

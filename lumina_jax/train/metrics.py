@@ -1,0 +1,122 @@
+"""A run's numbers: `metrics.jsonl` (one object a line), TensorBoard events, and the loss curve as a picture."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILE = "metrics.jsonl"
+CURVE = "loss.png"
+
+
+class MetricsLog:
+    """Writes a run's metrics; a resumed run first drops the lines past the step it restarts from."""
+
+    def __init__(self, workdir: str | Path, start_step: int = 0, active: bool = True):
+        self._active = active
+        self._file = Path(workdir) / FILE
+        self._events = None
+        if not active:
+            return
+        kept = [line for line in _lines(self._file) if json.loads(line)["step"] <= start_step]
+        self._file.write_text("".join(f"{line}\n" for line in kept))
+        self._stream = self._file.open("a")
+        self._events = _event_writer(Path(workdir) / "events", start_step)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line: {"step": 20, "loss": 3.25, …}; numbers as floats in full precision."""
+        if not self._active:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        self._stream.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._stream.flush()
+        if self._events is not None:
+            for name, value in numbers.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._active:
+            self._stream.close()
+        if self._events is not None:
+            self._events.close()
+
+
+class Progress:
+    """The progress bar, and speed over the steps since the last log line."""
+
+    def __init__(self, first: int, total: int, log_every: int, active: bool = True):
+        from tqdm import tqdm
+
+        off = not active
+        self._bar = tqdm(total=total, initial=first, unit="step", disable=off, mininterval=1.0)
+        self._every, self._since, self._tokens, self._steps = log_every, time.perf_counter(), 0.0, 0
+
+    def update(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Advance to `step`; {"steps_per_s", "tokens_per_s"} where a log line is due, else {}."""
+        self._bar.update(step - self._bar.n)
+        self._tokens += values.get("tokens", 0.0)
+        self._steps += 1
+        if step % self._every:
+            return {}
+        seconds = time.perf_counter() - self._since
+        speed = {"steps_per_s": self._steps / seconds}
+        if self._tokens:
+            speed["tokens_per_s"] = self._tokens / seconds
+        shown = {"loss": f"{values['loss']:.4f}", "lr": f"{values['lr']:.1e}"}
+        if "psnr" in values:
+            shown["psnr"] = f"{values['psnr']:.1f}"
+        if self._tokens:
+            shown["tokens/s"] = f"{speed['tokens_per_s']:.0f}"
+        self._bar.set_postfix(shown)
+        self._since, self._tokens, self._steps = time.perf_counter(), 0.0, 0
+        return speed
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
+    """The lines of a run's `metrics.jsonl`."""
+    return [json.loads(line) for line in _lines(Path(workdir) / FILE)]
+
+
+def draw_curve(workdir: str | Path, boundaries: tuple[int, ...] = ()) -> Path | None:
+    """Draw the training loss over steps, stage boundaries dotted; None where there is too little to draw."""
+    rows = [row for row in read_metrics(workdir) if "loss" in row]
+    if len(rows) < 2:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="step", ylabel="training loss")
+    axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1)
+    for boundary in boundaries:
+        axes.axvline(boundary, color="grey", linestyle=":", linewidth=1)
+    if all(row["loss"] > 0 for row in rows):
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    path = Path(workdir) / CURVE
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _lines(file: Path) -> list[str]:
+    """The complete lines; a kill may have cut the last one."""
+    if not file.exists():
+        return []
+    *lines, _ = file.read_text().split("\n")
+    return [line for line in lines if line]
+
+
+def _event_writer(folder: Path, start_step: int) -> Any:
+    """A TensorBoard writer, None where `tensorboardX` is absent."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)

@@ -1,0 +1,204 @@
+"""What the loop trains: the transformer or the VQGAN, each as the same few functions."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lumina_jax.checkpoint import LoadedModel, load_model, on_first_process
+from lumina_jax.config import Experiment, RecordSource, ScenesSource
+from lumina_jax.data.images import ensure_images, source_sizes
+from lumina_jax.data.pipeline import PixelSource, Rows, pixel_batches, token_batches
+from lumina_jax.data.records import ensure_records
+from lumina_jax.data.shards import open_shards
+from lumina_jax.dims import pick
+from lumina_jax.model.params import init_params, param_letters, stack_layers, unstack_layers
+from lumina_jax.sharding import Layout, replicated, state_shardings
+from lumina_jax.train.curriculum import Curriculum
+from lumina_jax.train.optimizer import make_optimizer
+from lumina_jax.train.step import init_state, make_train_step
+from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
+from lumina_jax.unirep.vocab import Vocab
+
+Batches = Iterator[dict[str, np.ndarray]]
+
+
+class Trainee(NamedTuple):
+    """Everything the loop needs to know of what it trains."""
+
+    init: Callable[[jax.Array], Any]  # key -> state; pure
+    with_weights: Callable[
+        [Any, Mapping[str, Any]], Any
+    ]  # (state, a checkpoint's params) -> state; pure
+    step: Callable[[Any, Mapping[str, Any], jax.Array], tuple[Any, dict[str, Any]]]
+    shardings: Callable[[Any], Any]  # abstract state -> tree of shardings
+    batches: Callable[
+        [str | Path], Callable[[int], Batches]
+    ]  # data folder -> first step -> batches
+    release: Callable[[Any], dict[str, Any]]  # state -> the trees of a model checkpoint
+    tokenizer: Any  # what a model checkpoint carries beside its trees
+
+
+def make_trainee(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
+    """The experiment's trainee on a mesh."""
+    makers = {"transformer": _transformer, "vqgan": _vqgan}
+    return pick(makers, experiment.trainee, "trainee")(experiment, curriculum, layout)
+
+
+def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
+    model, train = experiment.model, experiment.train
+    config, ema_decay = model.transformer, train.optimizer.ema_decay
+    assets = _assets(experiment)
+    vqgan = assets.params.get("vqgan")
+    optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
+
+    def batches(data_dir: str | Path) -> Callable[[int], Batches]:
+        folders = {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
+        records = {name: open_shards(folder) for name, folder in folders.items()}
+        vocab, dropout = assets.tokenizer.vocab, train.loss.context_dropout
+        seed = experiment.data.seed
+        return lambda start: token_batches(
+            records, curriculum, seed, vocab, dropout, start, _rows()
+        )
+
+    def folder_of(source: ScenesSource | RecordSource, data_dir: str | Path) -> str | Path:
+        if isinstance(source, RecordSource):
+            return source.path
+        workers = experiment.data.num_workers
+        return _built_once(
+            lambda: ensure_records(source, model, vqgan, assets.tokenizer, data_dir, workers)
+        )
+
+    def with_weights(state: Any, params: Mapping[str, Any]) -> Any:
+        weights = _part(params, "transformer")
+        weights = stack_layers(weights) if config.scan_layers else weights
+        if train.zero_code_logits:
+            weights = _without_code_logits(weights, assets.tokenizer.vocab)
+        return init_state(_like(state.params, weights), optimizer, ema_decay)
+
+    def release(state: Any) -> dict[str, Any]:
+        params = state.params if state.ema is None else state.ema
+        params = unstack_layers(params) if config.scan_layers else params
+        return {"transformer": params, **assets.params}
+
+    return Trainee(
+        init=lambda key: init_state(init_params(config, key), optimizer, ema_decay),
+        with_weights=with_weights,
+        step=make_train_step(model, train.loss, optimizer, ema_decay, layout),
+        shardings=lambda state: state_shardings(state, param_letters(config), layout),
+        batches=batches,
+        release=release,
+        tokenizer=assets.tokenizer,
+    )
+
+
+def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
+    model, train = experiment.model, experiment.train
+    optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
+    decay, workers = train.optimizer.ema_decay, experiment.data.num_workers
+
+    def batches(data_dir: str | Path) -> Callable[[int], Batches]:
+        sources = {}
+        for source in _used_sources(experiment):
+            if not isinstance(source, ScenesSource):
+                raise ValueError(
+                    f"source {source.name}: the VQGAN trains on images, not on records"
+                )
+            folder = _built_once(partial(ensure_images, source, model.grid, data_dir, workers))
+            num_sizes = len(source_sizes(source, model.grid))
+            sources[source.name] = PixelSource(open_shards(folder), num_sizes, source.crop_px)
+        return lambda start: pixel_batches(
+            sources, curriculum, experiment.data.seed, start, _rows()
+        )
+
+    def with_weights(state: Any, params: Mapping[str, Any]) -> Any:
+        weights = _like(state.params, _part(params, "vqgan"))
+        ema = None if state.ema is None else jax.tree.map(jnp.copy, weights)
+        return state._replace(params=weights, ema=ema)
+
+    return Trainee(
+        init=lambda key: init_vqgan_state(model.vqgan, train, key, optimizer),
+        with_weights=with_weights,
+        step=make_vqgan_step(model.vqgan, train.vqgan_loss, optimizer, ema_decay=decay),
+        shardings=lambda state: jax.tree.map(lambda _: replicated(layout), state),
+        batches=batches,
+        release=lambda state: {"vqgan": released_params(state)},
+        tokenizer=None,
+    )
+
+
+def _without_code_logits(params: Mapping[str, Any], vocab: Vocab) -> dict[str, Any]:
+    """The head starts neutral between image codes: Chameleon's release was kept from painting."""
+    codes = slice(vocab.first_code_id, vocab.first_code_id + vocab.num_codes)
+    table = params["head"]["table"].at[codes].set(0)
+    return {**params, "head": {**params["head"], "table": table}}
+
+
+def _built_once(build: Callable[[], Path]) -> Path:
+    """A folder of data on storage that all processes of the cluster share, built by the first."""
+    on_first_process(build)
+    return build()
+
+
+def _rows() -> Rows:
+    return Rows(jax.process_index(), jax.process_count())
+
+
+def _assets(experiment: Experiment) -> LoadedModel:
+    """The VQGAN and tokenizer of a transformer run, checked against its model config."""
+    model, path = experiment.model, experiment.assets
+    assets = load_model(path, parts=("vqgan",))
+    if assets.tokenizer is None:
+        raise ValueError(
+            f"assets {path}: no tokenizer in it; add tokenizer.model or text_tokenizer.json"
+        )
+    vocab, room = assets.tokenizer.vocab, model.transformer.vocab_size
+    if assets.config.vqgan != model.vqgan:
+        raise ValueError(
+            f"assets {path}: a VQGAN of {assets.config.vqgan}, the run's is {model.vqgan}"
+        )
+    if vocab.num_codes != model.vqgan.num_codes:
+        raise ValueError(
+            f"assets {path}: the tokenizer names {vocab.num_codes} image codes, the VQGAN has "
+            f"{model.vqgan.num_codes}"
+        )
+    if vocab.size > room:
+        raise ValueError(f"assets {path}: {vocab.size} token ids, the run's vocab_size is {room}")
+    return assets
+
+
+def _used_sources(experiment: Experiment) -> list[ScenesSource | RecordSource]:
+    """The sources that some stage mixes in; ValueError for a mixture that names none of them."""
+    by_name = {source.name: source for source in experiment.data.sources}
+    if len(by_name) < len(experiment.data.sources):
+        raise ValueError("data.sources: two sources have the same name")
+    used = {name for stage in experiment.train.stages for name, _ in stage.mixture}
+    for name in sorted(used):
+        pick(by_name, name, "source in a stage's mixture")
+    return [source for source in experiment.data.sources if source.name in used]
+
+
+def _part(params: Mapping[str, Any], name: str) -> Any:
+    if name not in params:
+        raise ValueError(
+            f"--init: the checkpoint holds no {name}, only {', '.join(sorted(params))}"
+        )
+    return params[name]
+
+
+def _like(wanted: Any, found: Any) -> Any:
+    """`found` with the dtypes of `wanted`; ValueError naming the first leaf that differs in path or shape."""
+    if jax.tree.structure(wanted) != jax.tree.structure(found):
+        raise ValueError("--init: the checkpoint's tree of weights differs from the run's model")
+
+    def checked(path: tuple, want: Any, got: Any) -> Any:
+        if want.shape != got.shape:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"--init: {name} is {got.shape} in the checkpoint, want {want.shape}")
+        return got.astype(want.dtype)
+
+    return jax.tree_util.tree_map_with_path(checked, wanted, found)

@@ -1,0 +1,167 @@
+"""Images to crops, codes to image sentences, and back (Lumina-mGPT's item processor)."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from lumina_jax.config import GridConfig
+from lumina_jax.unirep.grid import FREE, choose_crop, crop_sizes, image_table
+from lumina_jax.unirep.vocab import Vocab
+
+
+def image_sentence(
+    codes: np.ndarray, vocab: Vocab, grid: GridConfig, layout: str = "uni_rep"
+) -> np.ndarray:
+    """Codes [P, Q] as int32 ids from start to end token.
+
+    Raises ValueError for codes outside 0 … num_codes-1 and for a shape that is no whole number of grid units.
+    """
+    codes = np.asarray(codes)
+    if codes.ndim != 2:
+        raise ValueError(f"codes of shape {codes.shape}: want [P rows, Q columns]")
+    unit = grid.unit_px // grid.patch_px
+    if codes.size == 0 or codes.shape[0] % unit or codes.shape[1] % unit:
+        raise ValueError(
+            f"codes of shape {codes.shape}: rows and columns must be positive multiples of {unit}"
+        )
+    if codes.min() < 0 or codes.max() >= vocab.num_codes:
+        raise ValueError(
+            f"codes from {codes.min()} to {codes.max()}: want 0 … {vocab.num_codes - 1}"
+        )
+    ids = image_table(codes.shape[0] // unit, codes.shape[1] // unit, vocab, grid, layout)
+    ids[ids == FREE] = codes.ravel() + vocab.first_code_id
+    return ids
+
+
+def parse_image(
+    ids: np.ndarray,
+    vocab: Vocab,
+    grid: GridConfig,
+    layout: str = "uni_rep",
+    shape: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """The inverse of `image_sentence`: ids from start to end token to int32 codes [P, Q].
+
+    Chameleon's layout does not name its shape: `shape` does, a square is assumed without.
+    Raises ValueError that names the first position at which the ids leave the layout.
+    """
+    ids = np.asarray(ids)
+    unit = grid.unit_px // grid.patch_px
+    height, width = _read_units(ids, vocab, grid, layout, shape)
+    table = image_table(height, width, vocab, grid, layout)
+    common = min(len(ids), len(table))
+    free = table[:common] == FREE
+    wrong = np.where(free, ~vocab.is_code(ids[:common]), ids[:common] != table[:common])
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        wanted = "an image code" if table[at] == FREE else f"id {table[at]}"
+        raise ValueError(
+            f"image of {_pixels(height, width, grid)}: token {at} is id {ids[at]}, want {wanted}"
+        )
+    if len(ids) != len(table):
+        raise ValueError(
+            f"image of {_pixels(height, width, grid)}: {len(ids)} tokens, want {len(table)}"
+        )
+    codes = ids[table == FREE] - vocab.first_code_id
+    return codes.reshape(height * unit, width * unit).astype(np.int32)
+
+
+def find_images(ids: np.ndarray, vocab: Vocab) -> list[tuple[int, int]]:
+    """(start, stop) of every complete image sentence: ids[start] is the start token, ids[stop-1] the end token.
+
+    A start token without an end token before the next start token is passed over: it is a truncated image.
+    """
+    ids = np.asarray(ids)
+    spans, start = [], None
+    for index in np.flatnonzero((ids == vocab.image_start_id) | (ids == vocab.image_end_id)):
+        if ids[index] == vocab.image_start_id:
+            start = int(index)
+        elif start is not None:
+            spans.append((start, int(index) + 1))
+            start = None
+    return spans
+
+
+def fit_image(
+    image: Image.Image, target_px: int, grid: GridConfig, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """An image as the tokenizer reads it: the best allowed crop on white, uint8[Y, X, 3]."""
+    crop = choose_crop(image.size, crop_sizes(target_px, grid))
+    return np.asarray(whiten(resize_and_crop(image, crop, rng)))
+
+
+def resize_and_crop(
+    image: Image.Image, crop_size: tuple[int, int], rng: np.random.Generator | None = None
+) -> Image.Image:
+    """Scale an image to cover `crop_size` (width, height) and cut it out of the centre, transparency kept.
+
+    Halves with BOX while both sides are at least twice the crop, then BICUBIC, as the original does.
+    With `rng` the offset is random, which the original's "center_crop" does even at inference.
+    """
+    image = _smooth_mode(image)
+    width, height = crop_size
+    while image.width >= 2 * width and image.height >= 2 * height:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = max(width / image.width, height / image.height)
+    resized = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(resized, Image.Resampling.BICUBIC)
+    slack = (image.width - width, image.height - height)
+    left, upper = (
+        side // 2 if rng is None else int(rng.integers(0, side, endpoint=True)) for side in slack
+    )
+    return image.crop((left, upper, left + width, upper + height))
+
+
+def whiten(image: Image.Image) -> Image.Image:
+    """RGB, with transparency blended onto white and truncated to whole levels, as Meta's image tokenizer does."""
+    if image.mode == "RGB":
+        return image
+    pixels = np.asarray(image.convert("RGBA"))
+    if (pixels[:, :, 3] == 255).all():
+        return image.convert("RGB")
+    alpha = pixels[:, :, 3:] / 255.0
+    return Image.fromarray(((1 - alpha) * 255 + alpha * pixels[:, :, :3]).astype(np.uint8))
+
+
+def _smooth_mode(image: Image.Image) -> Image.Image:
+    """A mode that can be interpolated: PIL resizes palettes and bitmaps by nearest neighbour, and clips 16 bits."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("1", "P", "PA"):
+        return image.convert(
+            "RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB"
+        )
+    return image
+
+
+def _read_units(
+    ids: np.ndarray, vocab: Vocab, grid: GridConfig, layout: str, shape: tuple[int, int] | None
+) -> tuple[int, int]:
+    """(height, width) in grid units, from the size tokens or, in Chameleon's layout, from the shape or the count."""
+    unit = grid.unit_px // grid.patch_px
+    if layout == "chameleon":
+        side = math.isqrt(max(len(ids) - 2, 0))
+        rows, columns = shape or (side, side)
+        if rows * columns != len(ids) - 2 or rows % unit or columns % unit or not rows:
+            raise ValueError(
+                f"chameleon image of {len(ids) - 2} codes: not {rows} rows by {columns} columns"
+            )
+        return rows // unit, columns // unit
+    if len(ids) < 3:
+        raise ValueError(f"image of {len(ids)} tokens: want start, height and width first")
+    if ids[0] != vocab.image_start_id:
+        raise ValueError(
+            f"image: token 0 is id {ids[0]}, want the start token {vocab.image_start_id}"
+        )
+    first, last = vocab.size_id(1), vocab.size_id(min(grid.max_units, vocab.num_sizes - 1))
+    for at, side in ((1, "height"), (2, "width")):
+        if not first <= ids[at] <= last:
+            raise ValueError(
+                f"image: token {at} is id {ids[at]}, want a {side} token {first} … {last}"
+            )
+    return int(ids[1]) - vocab.first_size_id, int(ids[2]) - vocab.first_size_id
+
+
+def _pixels(height_units: int, width_units: int, grid: GridConfig) -> str:
+    return f"{width_units * grid.unit_px}x{height_units * grid.unit_px} px"

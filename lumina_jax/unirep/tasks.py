@@ -1,0 +1,140 @@
+"""Every prompt the model is taught, and how its answer is best drawn (Lumina-mGPT's demos and paper, figures 9-11)."""
+
+import re
+import string
+from dataclasses import dataclass
+from typing import Literal
+
+from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of request. `{fields}` of the template are filled by `prompt`; placeholders stand for images."""
+
+    template: str
+    answer: Literal["image", "text"] = "image"
+    num_answer_images: int = 1  # when the answer is an image
+    guidance: float = 1.0  # 1 is off: the demos' value for every task that shows the model an image
+    temperature: float = 1.0
+    image_top_k: int = 200  # the demos' value for every task that shows the model an image
+    text_top_k: int = 5
+    aliases: tuple[str, ...] = ()  # other templates that ask for the same
+
+    @property
+    def num_images(self) -> int:
+        """How many input images the template holds."""
+        return self.template.count(IMAGE_PLACEHOLDER)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the template's blanks, in order."""
+        return tuple(name for _, name, _, _ in string.Formatter().parse(self.template) if name)
+
+    def prompt(self, **values: object) -> str:
+        """The template with its blanks filled; ValueError when a value is missing, unknown or empty."""
+        if set(values) != set(self.fields):
+            given = ", ".join(values) or "nothing"
+            raise ValueError(
+                f"prompt {self.template!r}: want {', '.join(self.fields) or 'nothing'}, got {given}"
+            )
+        for name, value in values.items():
+            if not str(value).strip():
+                raise ValueError(f"prompt {self.template!r}: {name} is empty")
+        return self.template.format(**values)
+
+    def matches(self, prompt: str) -> bool:
+        """Whether a prompt is the template or one of its aliases with the blanks filled."""
+        return any(
+            _pattern(template).fullmatch(prompt) for template in (self.template, *self.aliases)
+        )
+
+
+TASKS = {
+    "text_to_image": Task(
+        "Generate an image of {width}x{height} according to the following prompt:\n{caption}",
+        guidance=4.0,
+        image_top_k=2000,
+    ),
+    "text_to_image_any_size": Task(
+        "Generate an image according to the following prompt:\n{caption}",
+        guidance=4.0,
+        image_top_k=2000,
+    ),
+    "multi_view": Task(
+        "Generate {views} object views of {width}x{height} according to the following prompt: {caption}",
+        num_answer_images=16,  # the paper's number of views
+        guidance=4.0,
+        image_top_k=2000,
+    ),
+    "image_condition": Task(
+        "Generate an image according to the provided image, and according to the following caption:\n"
+        "{caption} <|image|>"
+    ),
+    "segmentation": Task(
+        "Semantic segmentation. <|image|>",
+        aliases=(
+            "Segmentic segmentation. <|image|>",
+        ),  # the original's demo, probably what it was trained on
+    ),
+    "depth": Task("Depth estimation. <|image|>"),
+    "normals": Task("Surface normal estimation. <|image|>"),
+    "pose": Task("Human pose estimation. <|image|>"),
+    "detection": Task("Detect: {phrase} <|image|>"),
+    "describe": Task("Describe the image in detail. <|image|>", answer="text"),
+    "question": Task("{question} <|image|>", answer="text"),
+    "edit": Task("{instruction} <|image|>"),
+    "next_edit": Task("{instruction}"),
+    "chat": Task("{message}", answer="text"),
+}
+
+
+def text_to_image(width_px: int, height_px: int, caption: str) -> str:
+    r"""The prompt for an image of a size, width first.
+
+    >>> text_to_image(96, 64, "a red circle")
+    'Generate an image of 96x64 according to the following prompt:\na red circle'
+    """
+    if not caption.strip():
+        raise ValueError("empty prompt: say what to paint")
+    return TASKS["text_to_image"].prompt(width=width_px, height=height_px, caption=caption)
+
+
+def template_phrases() -> tuple[str, ...]:
+    """The fixed parts of all templates, longest first: one token each in a tokenizer trained for them.
+
+    Image placeholders and single characters are left out, as are the aliases.
+    """
+    parts = set()
+    for task in TASKS.values():
+        for literal, *_ in string.Formatter().parse(task.template):
+            parts.update(literal.split(IMAGE_PLACEHOLDER))
+    return tuple(
+        sorted((part for part in parts if len(part) > 1), key=lambda part: (-len(part), part))
+    )
+
+
+def find_task(prompt: str) -> str | None:
+    """The name of the task whose fixed words a prompt has; None for free text, which may ask for anything.
+
+    >>> find_task("Segmentic segmentation. <|image|>"), find_task("make it blue <|image|>")
+    ('segmentation', None)
+    """
+    for name, task in TASKS.items():
+        if template_words(task.template) and task.matches(prompt):
+            return name
+    return None
+
+
+def template_words(template: str) -> str:
+    """The fixed words of a template, without blanks, placeholders and outer space; "" when it has none."""
+    literals = [literal for literal, *_ in string.Formatter().parse(template)]
+    return "".join(literals).replace(IMAGE_PLACEHOLDER, "").strip()
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A template as a pattern in which every blank matches at least one character."""
+    parts = []
+    for literal, name, _, _ in string.Formatter().parse(template):
+        parts.append(re.escape(literal) + (".+" if name else ""))
+    return re.compile("".join(parts), re.DOTALL)

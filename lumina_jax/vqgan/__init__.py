@@ -1,0 +1,1 @@
+"""The image tokenizer: pixels to discrete codes and back."""

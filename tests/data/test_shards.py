@@ -1,0 +1,73 @@
+"""Shards: complete or absent, and read in order."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lumina_jax.data.shards import (
+    finish,
+    in_order,
+    in_processes,
+    is_complete,
+    missing_shards,
+    open_shards,
+    shard_name,
+    shard_range,
+    write_shard,
+)
+
+
+def test_shards_read_back_in_order(tmp_path: Path):
+    for shard in (1, 0):
+        records = [f"{shard}-{i}".encode() for i in range(3)]
+        write_shard(tmp_path / shard_name(shard, 2), records)
+    source = open_shards(tmp_path)
+    assert len(source) == 6
+    assert [source[i] for i in range(6)] == [f"{s}-{i}".encode() for s in (0, 1) for i in range(3)]
+
+
+def test_a_killed_writer_leaves_no_shard(tmp_path: Path):
+    def records():
+        yield b"one"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path / shard_name(0, 2), records())
+    assert missing_shards(tmp_path, 2) == [0, 1]
+    write_shard(tmp_path / shard_name(1, 2), [b"two"])
+    assert missing_shards(tmp_path, 2) == [0]
+
+
+def test_leftovers_go_unless_their_writer_lives(tmp_path: Path):
+    mine = tmp_path / f"{shard_name(0, 1)}.{os.getpid()}.writing"
+    dead = tmp_path / f"{shard_name(0, 1)}.{2**22 + 1}.writing"  # above Linux's largest process id
+    for file in (mine, dead):
+        file.write_bytes(b"")
+    missing_shards(tmp_path, 1)
+    assert mine.exists() and not dead.exists()
+
+
+def test_only_a_finished_folder_is_complete(tmp_path: Path):
+    write_shard(tmp_path / shard_name(0, 1), [b"one"])
+    assert not is_complete(tmp_path)
+    finish(tmp_path, 1, {})
+    assert is_complete(tmp_path)
+
+
+def test_an_empty_folder_is_one_clear_error(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no \\*.array_record shards"):
+        open_shards(tmp_path)
+
+
+@pytest.mark.parametrize(("num_shards", "num_records"), [(1, 5), (3, 10), (4, 4)])
+def test_shard_ranges_cover_every_record_once(num_shards: int, num_records: int):
+    ranges = [shard_range(shard, num_shards, num_records) for shard in range(num_shards)]
+    assert [i for part in ranges for i in part] == list(range(num_records))
+    assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
+
+
+def test_processes_return_every_result_in_order():
+    arguments = [(base, 2) for base in range(7)]
+    assert list(in_order(pow, arguments, num_workers=2)) == [base**2 for base in range(7)]
+    assert sorted(in_processes(pow, arguments[:3], num_workers=2)) == [0, 1, 4]

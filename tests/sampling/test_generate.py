@@ -1,0 +1,132 @@
+"""Grouping, batching and checking of requests."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lumina_jax.config import SampleConfig
+from lumina_jax.sampling import DECODERS
+from lumina_jax.sampling.generate import Request, generate
+from lumina_jax.unirep.conversation import prompt_ids
+from lumina_jax.unirep.grid import crop_sizes
+from lumina_jax.unirep.image_tokens import parse_image
+
+SETTINGS = SampleConfig(guidance=2.0, image_top_k=30)
+TEXTS = ["a red star", "a small green circle, please.", "a large purple square. It is purple."]
+
+
+@pytest.fixture
+def request_for(small_lumina):
+    """`request_for(text, size, seed)`."""
+
+    def make(text: str, size: tuple[int, int] = (48, 32), seed: int = 0) -> Request:
+        return Request(prompt_ids(text, small_lumina.tokenizer), *size, seed=seed)
+
+    return make
+
+
+@pytest.fixture
+def spied_batches(monkeypatch) -> list:
+    """The batches that the sequential decoder was given."""
+    seen, decode = [], DECODERS["sequential"]
+
+    def spy(params, config, codes, batch):
+        seen.append(batch)
+        return decode(params, config, codes, batch)
+
+    monkeypatch.setitem(DECODERS, "sequential", spy)
+    return seen
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_row_of_a_batch_equals_the_same_request_alone(small_lumina, request_for, decoder) -> None:
+    settings = replace(SETTINGS, decoder=decoder)
+    requests = [request_for(text, seed=seed) for seed, text in enumerate(TEXTS)]
+    together = generate(small_lumina.loaded, requests, settings)
+    for request, result in zip(requests, together, strict=True):
+        (alone,) = generate(small_lumina.loaded, [request], settings)
+        np.testing.assert_array_equal(alone.ids, result.ids)
+
+
+def test_row_does_not_depend_on_its_neighbours_settings(small_lumina, request_for) -> None:
+    request, neighbour = request_for(TEXTS[0]), request_for(TEXTS[1], seed=5)
+    hot = replace(neighbour, settings=replace(SETTINGS, temperature=3.0, guidance=7.0))
+    first = generate(small_lumina.loaded, [request, neighbour, neighbour], SETTINGS)
+    second = generate(small_lumina.loaded, [request, hot, hot], SETTINGS)
+    np.testing.assert_array_equal(first[0].ids, second[0].ids)
+    assert not np.array_equal(first[1].ids, second[1].ids)
+
+
+def test_results_come_in_the_order_of_the_requests(small_lumina, request_for) -> None:
+    sizes = [(48, 32), (32, 64), (48, 32), (16, 16), (48, 32)]
+    requests = [request_for(TEXTS[0], size, seed) for seed, size in enumerate(sizes)]
+    results = generate(small_lumina.loaded, requests, SETTINGS, max_batch=1)
+    assert [result.codes.shape for result in results] == [(4, 6), (8, 4), (4, 6), (2, 2), (4, 6)]
+    together = generate(small_lumina.loaded, requests, SETTINGS)
+    for one, other in zip(results, together, strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+
+
+def test_every_image_parses_to_the_asked_size(small_lumina, request_for) -> None:
+    rng = np.random.default_rng(0)
+    config, vocab = small_lumina.config, small_lumina.tokenizer.vocab
+    sizes = [tuple(size) for size in rng.choice(crop_sizes(64, config.grid), 6, replace=False)]
+    wild = SampleConfig(guidance=9.0, temperature=50.0, image_top_k=10**6)
+    requests = [request_for(TEXTS[1], size, seed) for seed, size in enumerate(sizes)]
+    for size, result in zip(sizes, generate(small_lumina.loaded, requests, wild), strict=True):
+        codes = parse_image(result.ids, vocab, config.grid)
+        np.testing.assert_array_equal(codes, result.codes)
+        assert (codes.shape[1] * 8, codes.shape[0] * 8) == size  # 8 px a code
+
+
+def test_seed_decides_the_image(small_lumina, request_for) -> None:
+    requests = [request_for(TEXTS[0], seed=seed) for seed in (1, 2, 1)]
+    ids = [result.ids.tolist() for result in generate(small_lumina.loaded, requests, SETTINGS)]
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_guidance_1_skips_the_unguided_rows(small_lumina, request_for, spied_batches) -> None:
+    requests = [request_for(text) for text in TEXTS]
+    for guidance, num_rows in ((1.0, 4), (2.0, 8)):  # 3 requests fill a batch of 4
+        generate(small_lumina.loaded, requests, replace(SETTINGS, guidance=guidance))
+        assert len(spied_batches[-1].contexts) == num_rows
+
+
+def test_guidance_near_1_equals_no_guidance(small_lumina, request_for) -> None:
+    near_one = replace(SETTINGS, guidance=1 + 1e-6)  # computes both rows and cancels one of them
+    requests = [request_for(text) for text in TEXTS]
+    plain = generate(small_lumina.loaded, requests, replace(SETTINGS, guidance=1))
+    paired = generate(small_lumina.loaded, requests, near_one)
+    for one, other in zip(plain, paired, strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+
+
+def test_progress_hands_over_every_row_of_codes(small_lumina, request_for) -> None:
+    seen = []
+    requests = [request_for(text, (32, 48), seed) for seed, text in enumerate(TEXTS)]
+    results = generate(small_lumina.loaded, requests, SETTINGS, seen.append)
+    assert [(row.row_index, row.num_rows) for row in seen] == [(i, 6) for i in range(6)]
+    assert {row.requests for row in seen} == {(0, 1, 2)}
+    painted = np.stack([row.codes for row in seen], axis=1)
+    np.testing.assert_array_equal(painted, [result.codes for result in results])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, "seed -1: want 0 to 2147483647"),
+        ({"seed": 2**31}, "seed 2147483648"),
+        ({"width_px": 50}, "multiples of 16 px"),
+        ({"prompt_ids": np.zeros(1, np.int32)}, "prompt of 1 tokens"),
+        ({"prompt_ids": np.zeros(390, np.int32)}, "the prompt takes 390 of 400"),
+        ({"settings": SampleConfig(decoder="jacoby")}, "unknown decoder 'jacoby'"),
+    ],
+)
+def test_bad_request_is_refused_before_anything_is_drawn(
+    small_lumina, request_for, spied_batches, change: dict, message: str
+) -> None:
+    bad = replace(request_for(TEXTS[0]), **change)
+    with pytest.raises(ValueError, match=message):
+        generate(small_lumina.loaded, [request_for(TEXTS[0]), bad], SETTINGS)
+    assert spied_batches == []

@@ -1,0 +1,123 @@
+"""Model checkpoints: exact, verified, and clear about what is wrong."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lumina_jax import checkpoint
+from lumina_jax.checkpoint import CheckpointError, crc32_of, load_model, read_config, save_model
+from lumina_jax.model.presets import PRESETS
+
+CONFIG = PRESETS["scenes"]
+
+
+def trees(offset: float = 0.0) -> dict:
+    transformer = {"layers": {"00": {"q": jnp.arange(24.0).reshape(2, 3, 4) + offset}}}
+    return {"transformer": transformer, "vqgan": {"e": jnp.full(6, 1 + offset, jnp.bfloat16)}}
+
+
+def assert_same(first: dict, second: dict) -> None:
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def data_files(path: Path) -> list[Path]:
+    return [file for file in (path / "params").rglob("d/*") if file.is_file()]
+
+
+def test_round_trip_with_tokenizer(tmp_path: Path, small_tokenizer):
+    path = save_model(tmp_path / "model", trees(), CONFIG, small_tokenizer, {"step": 5})
+    loaded = load_model(path)
+    assert loaded.config == CONFIG
+    assert_same(loaded.params, trees())
+    assert loaded.tokenizer.fingerprint == small_tokenizer.fingerprint
+    assert read_config(path)[1] == {"step": 5}
+
+
+def test_one_part_is_loaded_alone_and_cast(tmp_path: Path):
+    path = save_model(tmp_path / "model", trees(), CONFIG)
+    loaded = load_model(path, parts=("vqgan",), dtypes={"vqgan": jnp.float32})
+    assert set(loaded.params) == {"vqgan"} and loaded.tokenizer is None
+    assert loaded.params["vqgan"]["e"].dtype == jnp.float32
+
+
+def test_loads_into_shardings(tmp_path: Path):
+    path = save_model(tmp_path / "model", trees(), CONFIG)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    wanted = jax.tree.map(lambda _: place, trees()["transformer"])
+    loaded = load_model(path, shardings={"transformer": wanted})
+    assert_same(loaded.params, trees())
+    assert loaded.params["transformer"]["layers"]["00"]["q"].sharding == place
+
+
+def test_saving_again_replaces(tmp_path: Path):
+    save_model(tmp_path / "model", trees(), CONFIG)
+    path = save_model(tmp_path / "model", trees(7.0), CONFIG)
+    assert_same(load_model(path).params, trees(7.0))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_crash_between_the_renames_leaves_the_old_one(tmp_path: Path, monkeypatch):
+    path = save_model(tmp_path / "model", trees(), CONFIG)
+    real = checkpoint.os.replace
+
+    def stop_at_second(source: Path, target: Path) -> None:
+        if Path(target) == path:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(path, trees(7.0), CONFIG)
+    assert_same(load_model(path).params, trees())
+
+
+def test_changed_values_are_refused_by_name(tmp_path: Path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "crc32_of", lambda leaf: "00000000")
+        path = save_model(tmp_path / "model", trees(), CONFIG)
+    with pytest.raises(CheckpointError, match="transformer/layers/00/q is damaged"):
+        load_model(path)
+
+
+def test_flipped_bits_never_load_in_silence(tmp_path: Path):
+    path = save_model(tmp_path / "model", trees(), CONFIG)
+    for file in data_files(path):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=str(path)):
+        load_model(path)
+
+
+def test_missing_pieces_are_named(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="nowhere: no checkpoint there"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="config.json is missing"):
+        load_model(tmp_path)
+    path = save_model(tmp_path / "model", trees(), CONFIG)
+    with pytest.raises(CheckpointError, match="none of"):
+        load_model(path, parts=("discriminator",))
+    for file in data_files(path):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="unreadable"):
+        load_model(path)
+    (path / "config.json").write_text('{"format": 99}')
+    with pytest.raises(CheckpointError, match="format 99"):
+        load_model(path)
+    (path / "config.json").write_text("[")
+    with pytest.raises(CheckpointError, match="not a checkpoint's config"):
+        load_model(path)
+
+
+def test_crc32_is_of_the_bytes_in_row_major_order():
+    values = np.arange(6, dtype=np.int32).reshape(2, 3)
+    assert crc32_of(jnp.asarray(values)) == crc32_of(values) == crc32_of(values.copy(order="F"))
+    assert crc32_of(values.T) != crc32_of(values)

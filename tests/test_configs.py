@@ -1,0 +1,116 @@
+"""Every run file loads, and its step can be built at every stage's shape."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lumina_jax.cli import load_run_file
+from lumina_jax.config import Experiment, ScenesSource
+from lumina_jax.config_json import config_from_dict, config_to_dict
+from lumina_jax.data.images import source_sizes
+from lumina_jax.model.params import count_params, init_params, param_letters
+from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_shardings
+from lumina_jax.train.curriculum import Curriculum
+from lumina_jax.train.optimizer import make_optimizer
+from lumina_jax.train.step import init_state, make_train_step
+from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN_FILES = sorted((ROOT / "configs").glob("*.py"))
+
+
+def step_and_state(experiment: Experiment, layout: Any = None) -> tuple[Any, Any]:
+    """The step, and its state as shapes."""
+    train, model = experiment.train, experiment.model
+    curriculum = Curriculum(train.stages)
+    optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
+    decay, key = train.optimizer.ema_decay, jax.random.key(0)
+    if experiment.trainee == "vqgan":
+        state = jax.eval_shape(lambda k: init_vqgan_state(model.vqgan, train, k, optimizer), key)
+        return make_vqgan_step(model.vqgan, train.vqgan_loss, optimizer, ema_decay=decay), state
+    state = jax.eval_shape(
+        lambda k: init_state(init_params(model.transformer, k), optimizer, decay), key
+    )
+    return make_train_step(model, train.loss, optimizer, decay, layout), state
+
+
+def token_batch(batch_size: int, max_tokens: int, sharding: Any = None) -> dict[str, Any]:
+    names = ("tokens", "labels", "segment_ids", "positions")
+    shape = (batch_size, max_tokens)
+    return {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in names}
+
+
+def batches_of(experiment: Experiment) -> list[dict[str, Any]]:
+    """One abstract batch for every shape the run meets."""
+    stages, sources = experiment.train.stages, {s.name: s for s in experiment.data.sources}
+    if experiment.trainee == "transformer":
+        return [token_batch(stage.batch_size, stage.max_tokens) for stage in stages]
+    shapes = set()
+    for stage in stages:
+        for name, _ in stage.mixture:
+            source = sources[name]
+            assert isinstance(source, ScenesSource)
+            sizes = source_sizes(source, experiment.model.grid)
+            sizes = [(source.crop_px,) * 2] if source.crop_px else sizes
+            shapes |= {(stage.batch_size, height, width, 3) for width, height in sizes}
+    return [{"pixels": jax.ShapeDtypeStruct(shape, jnp.uint8)} for shape in sorted(shapes)]
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
+def test_run_file_loads_and_survives_json(path: Path):
+    experiment = load_run_file(path)
+    content = json.loads(json.dumps(config_to_dict(experiment)))
+    assert config_from_dict(Experiment, content) == experiment
+    known = {source.name for source in experiment.data.sources}
+    mixed = {name for stage in experiment.train.stages for name, _ in stage.mixture}
+    assert mixed == known
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
+def test_run_file_says_its_command_and_hardware(path: Path):
+    card = path.read_text().split('"""')[1]
+    assert f"python train.py configs/{path.name} --workdir" in card
+    assert "Hardware:" in card and "Expected:" in card
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
+def test_run_file_builds(path: Path):
+    experiment = load_run_file(path)
+    step, state = step_and_state(experiment)
+    for batch in batches_of(experiment)[:3]:
+        after, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        assert metrics["loss"].shape == ()
+
+
+def test_7b_step_lowers_on_a_mesh_of_eight():
+    experiment = load_run_file(ROOT / "configs" / "fp_sft_7b.py")
+    layout = make_layout(experiment.train.mesh)
+    step, state = step_and_state(experiment, layout)
+    assert count_params(state.params) == 7_013_158_912
+    places = state_shardings(state, param_letters(experiment.model.transformer), layout)
+    rows, whole = batch_sharding(layout), replicated(layout)
+    stage = experiment.train.stages[-1]
+    lowered = jax.jit(
+        step, in_shardings=(places, rows, whole), out_shardings=(places, whole)
+    ).lower(state, token_batch(stage.batch_size, stage.max_tokens), jax.random.key(0))
+    assert "num_partitions = 8" in lowered.as_text()[:400]
+    shards = [
+        place.shard_shape(leaf.shape)
+        for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(places), strict=True)
+    ]
+    on_one = sum(jnp.prod(jnp.array(shape, jnp.float32)).item() for shape in shards)
+    assert on_one < count_params(state) / 7.9
+
+
+def test_7b_run_keeps_the_originals_figures():
+    train = load_run_file(ROOT / "configs" / "fp_sft_7b.py").train
+    optimizer = train.optimizer
+    assert (optimizer.b1, optimizer.b2, optimizer.weight_decay) == (0.9, 0.95, 0.1)
+    assert optimizer.clip_norm == 4.0 and train.loss.z_loss == 1e-5
+    assert {stage.learning_rate for stage in train.stages} == {2e-5}
+    assert {stage.final_ratio for stage in train.stages} == {1.0}

@@ -1,0 +1,113 @@
+"""sample.py: what it writes, and what it answers to bad input."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+from lumina_jax.checkpoint import save_model
+from lumina_jax.cli import run_main
+from lumina_jax.image_files import read_metadata
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small_lumina, tmp_path_factory) -> str:
+    """The small model on disk."""
+    path = tmp_path_factory.mktemp("checkpoint") / "model"
+    model = small_lumina
+    return str(save_model(path, model.loaded.params, model.config, model.tokenizer))
+
+
+@pytest.fixture
+def paint(checkpoint: str, tmp_path: Path, monkeypatch) -> Callable[..., None]:
+    """Run sample.py's main in an empty folder, with the small model."""
+    monkeypatch.chdir(tmp_path)
+    few = ["--checkpoint", checkpoint, "--top-k", "30", "--guidance", "2"]
+    return lambda *arguments: run_main(lambda: sample.main([*few, *arguments]))
+
+
+def test_one_prompt_gives_the_file_asked_for(paint, small_lumina, tmp_path: Path) -> None:
+    paint("--prompt", "a red star", "--size", "48x32", "--seed", "5", "--out", "deep/star.png")
+    wanted = small_lumina.generate("a red star", (48, 32), seed=5, guidance=2.0, image_top_k=30)
+    written = tmp_path / "deep" / "star.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(written)), wanted.pixels)
+    stored = read_metadata(written)
+    assert (stored["prompt"], stored["seed"], stored["size"]) == ("a red star", "5", "48x32")
+
+
+def test_several_prompts_fill_a_folder_and_a_sheet(paint, tmp_path: Path, capsys) -> None:
+    prompts = [f"--prompt={text}" for text in ("a red star", "Two circles?", "a")]
+    paint(*prompts, "--size", "48x32", "--out", "pictures", "--contact-sheet", "sheet.png")
+    names = ["00-a-red-star.png", "01-two-circles.png", "02-a.png"]
+    assert sorted(os.listdir(tmp_path / "pictures")) == names
+    assert Image.open(tmp_path / "sheet.png").width > 3 * 2 * 48
+    printed = capsys.readouterr().out.splitlines()[1:]  # the first line tells the settings
+    assert printed == ["sheet.png", *(f"pictures/{name}" for name in names)]
+
+
+def test_contact_sheet_alone_paints_the_default_prompts(paint, monkeypatch, tmp_path: Path) -> None:
+    small = (("a star", (32, 16)), ("a circle", (48, 32)))
+    monkeypatch.setattr("lumina_jax.contact_sheet.DEFAULT_REQUESTS", small)
+    paint("--contact-sheet", "sheets/sheet.png")
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png")] == ["sheets/sheet.png"]
+
+
+PROMPT = ["--prompt", "a star"]
+BAD = {
+    "no prompt": ([], "no prompt: say what to paint"),
+    "empty prompt": (["--prompt", " "], "empty prompt"),
+    "no size": ([*PROMPT, "--size", "big"], "size 'big': want WIDTHxHEIGHT in pixels"),
+    "off the grid": ([*PROMPT, "--size", "50x32"], "multiples of 16 px; the nearest is 48x32"),
+    "too large": ([*PROMPT, "--size", "256x256"], "paints at most 16384 px (128x128)"),
+    "not a number": ([*PROMPT, "--guidance", "nan"], "guidance nan: want a finite number"),
+    "top-k": ([*PROMPT, "--top-k", "0"], "top-k must be at least 1"),
+    "seed": ([*PROMPT, "--seed", "-3"], "seed -3: want 0 to 2147483647"),
+    "an impossible folder": ([*PROMPT, "--out", "/dev/null/x.png"], "cannot write there"),
+    "a file as folder": ([*PROMPT, "--out", "/dev/null"], "cannot write there"),
+    "one file for two": ([*PROMPT, *PROMPT, "--out", "x.png"], "one file for 2 images"),
+    "sheet as jpeg": (["--contact-sheet", "sheet.jpg"], "want a name that ends in .png"),
+    "no checkpoint": ([*PROMPT, "--checkpoint", "nowhere"], "nowhere: no checkpoint there"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_answered_in_one_line(paint, capsys, case: str) -> None:
+    arguments, message = BAD[case]
+    with pytest.raises(SystemExit) as caught:
+        paint(*arguments)
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_unwritable_output_is_refused_before_the_model_is_read(paint, capsys) -> None:
+    with pytest.raises(SystemExit):
+        paint(*PROMPT, "--checkpoint", "nowhere", "--out", "/dev/null/x.png")
+    assert "cannot write there" in capsys.readouterr().err
+
+
+def test_broken_checkpoint_is_answered_in_one_line(paint, checkpoint, capsys, tmp_path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((Path(checkpoint) / "config.json").read_text()[:-20])
+    with pytest.raises(SystemExit) as caught:
+        paint(*PROMPT, "--checkpoint", str(broken))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {broken}/config.json: ")
+
+
+def test_misspelt_flag_ends_the_program_with_code_2() -> None:
+    command = [sys.executable, "sample.py", "--promt", "a star"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "--prompt" in result.stderr

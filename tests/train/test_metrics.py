@@ -1,0 +1,50 @@
+"""Metrics on disk: complete lines only, none from a future that was undone."""
+
+from pathlib import Path
+
+from lumina_jax.train.metrics import MetricsLog, Progress, draw_curve, read_metrics
+
+
+def write_steps(workdir: Path, start: int, stop: int) -> None:
+    log = MetricsLog(workdir, start)
+    for step in range(start + 1, stop + 1):
+        log.write(step, {"loss": 1 / step})
+    log.close()
+
+
+def test_lines_keep_full_precision(tmp_path: Path):
+    write_steps(tmp_path, 0, 3)
+    assert read_metrics(tmp_path)[2] == {"step": 3, "loss": 1 / 3}
+
+
+def test_resuming_drops_lines_past_the_step_and_a_cut_one(tmp_path: Path):
+    write_steps(tmp_path, 0, 6)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 7, "lo')
+    write_steps(tmp_path, 4, 5)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_inactive_log_writes_nothing(tmp_path: Path):
+    log = MetricsLog(tmp_path, 0, active=False)
+    log.write(1, {"loss": 1.0})
+    log.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_curve_is_drawn_from_two_points_on(tmp_path: Path):
+    write_steps(tmp_path, 0, 1)
+    assert draw_curve(tmp_path) is None
+    write_steps(tmp_path, 1, 5)
+    path = draw_curve(tmp_path, boundaries=(3,))
+    assert path is not None and path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_progress_reports_speed_on_logged_steps_only():
+    progress = Progress(0, 10, log_every=2, active=False)
+    values = {"loss": 1.0, "lr": 0.1, "tokens": 50.0}
+    assert progress.update(1, values) == {}
+    speed = progress.update(2, values)
+    assert set(speed) == {"steps_per_s", "tokens_per_s"}
+    assert abs(speed["tokens_per_s"] / speed["steps_per_s"] - 50) < 1e-6
+    progress.close()

@@ -1,0 +1,118 @@
+"""The optimisers: what Muon treats as a matrix, and the rates and clipping of both."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lumina_jax.config import OptimizerConfig, TransformerConfig, VQGANConfig
+from lumina_jax.model.params import abstract_params, stack_layers
+from lumina_jax.train.optimizer import MUON_RMS, make_optimizer, matrix_axes
+from lumina_jax.vqgan.codec import abstract_vqgan
+
+CONFIG = TransformerConfig(2, 16, 4, 2, 8, 24, 40)
+VQGAN = VQGANConfig(8, (1, 2), 1, 8, 8, 64, num_groups=4, stem_px=8)
+
+
+def noise_like(tree: dict, seed: int = 1) -> dict:
+    """Drawn by numpy, because jax would compile every draw."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), tree)
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    return noise_like(abstract_params(CONFIG), seed=0)
+
+
+def first_update(config: OptimizerConfig, params: dict, gradient: dict, rate: float = 0.1) -> dict:
+    optimizer = make_optimizer(config, optax.constant_schedule(rate))
+    return jax.jit(optimizer.update)(gradient, optimizer.init(params), params)[0]
+
+
+def by_name(axes: dict) -> dict[str, bool]:
+    leaves = jax.tree_util.tree_flatten_with_path(axes, is_leaf=lambda leaf: leaf is None)[0]
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): x is not None for p, x in leaves}
+
+
+def test_muon_takes_exactly_the_matrices_of_the_blocks(params: dict):
+    found = {name for name, taken in by_name(_marked(matrix_axes(params), params)).items() if taken}
+    weights = ("q", "k", "v", "o", "gate", "up", "down")
+    assert found == {f"layers/{layer}/{name}" for layer in ("00", "01") for name in weights}
+
+
+def test_muon_takes_the_inner_kernels_of_the_vqgan():
+    tree = abstract_vqgan(VQGAN)
+    marks = by_name(_marked(matrix_axes(tree), tree))
+    assert not any(taken for name, taken in marks.items() if "conv_in" in name or "bias" in name)
+    assert not any(taken for name, taken in marks.items() if name.startswith("quantize"))
+    inner = [name for name in marks if name.endswith("kernel") and "/block" in name]
+    assert inner and all(marks[name] for name in inner)
+
+
+def test_muon_update_is_orthogonal_over_the_contracted_axes(params: dict):
+    config = OptimizerConfig("muon", weight_decay=0.0, clip_norm=1e9)
+    update = first_update(config, params, noise_like(params))["layers"]["00"]
+    shapes = {"q": (16, 32), "k": (16, 16), "o": (32, 16), "gate": (16, 24)}
+    for name, shape in shapes.items():
+        singular = np.linalg.svd(np.asarray(update[name]).reshape(shape), compute_uv=False)
+        scaled = singular / (0.1 * MUON_RMS * np.sqrt(max(shape)))
+        assert 0.6 < scaled.min() <= scaled.max() < 1.25, name
+
+
+def test_muon_updates_stacked_layers_one_by_one(params: dict):
+    config, gradient = OptimizerConfig("muon"), noise_like(params)
+    apart = stack_layers(first_update(config, params, gradient))
+    together = first_update(config, stack_layers(params), stack_layers(gradient))
+    for one, other in zip(jax.tree.leaves(apart), jax.tree.leaves(together), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_adam_ratio_scales_only_adams_part(params: dict):
+    gradient = noise_like(params)
+    one = first_update(OptimizerConfig("muon", weight_decay=0.0), params, gradient)
+    half = first_update(OptimizerConfig("muon", weight_decay=0.0, adam_ratio=0.5), params, gradient)
+    np.testing.assert_allclose(half["head"]["table"], one["head"]["table"] / 2, rtol=1e-5)
+    np.testing.assert_array_equal(half["layers"]["00"]["q"], one["layers"]["00"]["q"])
+
+
+def test_adamw_is_optax_after_clipping_with_decay_on_every_parameter(params: dict):
+    config = OptimizerConfig("adamw", weight_decay=0.1, clip_norm=0.5)
+    gradient = noise_like(params)
+    norm = optax.tree.norm(gradient)
+    clipped = jax.tree.map(lambda leaf: leaf * 0.5 / norm, gradient)
+    reference = optax.adamw(0.1, 0.9, 0.95, 1e-8, weight_decay=0.1)
+    wanted, _ = reference.update(clipped, reference.init(params), params)
+    for one, other in zip(
+        jax.tree.leaves(first_update(config, params, gradient)),
+        jax.tree.leaves(wanted),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_rate_follows_the_schedule_step_by_step(params: dict):
+    config = OptimizerConfig("muon", weight_decay=0.0)
+    optimizer = make_optimizer(config, lambda step: jnp.where(step < 1, 0.0, 0.1))
+    state, gradient = optimizer.init(params), noise_like(params)
+    update = jax.jit(optimizer.update)
+    first, state = update(gradient, state, params)
+    second, _ = update(gradient, state, params)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(first))
+    assert all(leaf.any() for leaf in jax.tree.leaves(second))
+
+
+def test_unknown_optimizer_lists_the_choices():
+    with pytest.raises(ValueError, match="adamw, muon"):
+        make_optimizer(OptimizerConfig("sgd"), lambda step: 0.1)  # pyright: ignore
+
+
+def _marked(axes: dict, tree: dict) -> dict:
+    """True and None by leaf: `MuonDimensionNumbers` is itself a tree, so it may not be a leaf here."""
+    return jax.tree.map(
+        lambda _, numbers: None if numbers is None else True,
+        tree,
+        axes,
+        is_leaf=lambda leaf: leaf is None,
+    )

@@ -1,0 +1,186 @@
+"""The transformer's step: the same on every mesh, chunked or not, packed or not."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lumina_jax.config import (
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TransformerConfig,
+)
+from lumina_jax.model.params import abstract_params, param_letters
+from lumina_jax.sharding import (
+    STRATEGIES,
+    batch_sharding,
+    make_layout,
+    replicated,
+    state_shardings,
+)
+from lumina_jax.train.optimizer import make_optimizer
+from lumina_jax.train.step import State, accuracy, average, init_state, make_train_step
+
+MODEL = ModelConfig(TransformerConfig(1, 16, 4, 2, 8, 32, 64))
+LOSS = LossConfig(z_loss=0.01)
+MESHES = {
+    "data": (("data", 8),),
+    "fsdp": (("fsdp", 8),),
+    "tensor": (("tensor", 2),),
+    "data_fsdp": (("data", 2), ("fsdp", 4)),
+    "fsdp_tensor": (("fsdp", 4), ("tensor", 2)),
+    "data_fsdp_tensor": (("data", 2), ("fsdp", 2), ("tensor", 2)),
+}
+# a large eps keeps AdamW's first update smooth in the gradient; 1e-8 would amplify rounding to its sign
+OPTIMIZER = make_optimizer(OptimizerConfig(eps=1e-2), optax.constant_schedule(1e-2))
+
+
+def fresh_state(ema_decay: float = 0.0) -> State:
+    """Random weights; drawn by numpy, because jax would compile every draw."""
+    rng = np.random.default_rng(0)
+    shapes = abstract_params(MODEL.transformer)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes
+    )
+    return init_state(params, OPTIMIZER, ema_decay)
+
+
+def random_batch(num_rows: int = 8, length: int = 12) -> dict[str, np.ndarray]:
+    """Rows of different lengths; a third of the labels is not predicted."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 64, (num_rows, length)).astype(np.int32)
+    segments = (np.arange(length) < rng.integers(5, length + 1, (num_rows, 1))).astype(np.int32)
+    predicted = (rng.random((num_rows, length)) < 0.7) & (segments == 1)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+    labels = np.where(predicted, tokens, -100).astype(np.int32)
+    return {
+        "tokens": tokens,
+        "labels": labels,
+        "segment_ids": segments,
+        "positions": positions,
+    }
+
+
+def run(step: Any, state: State, batch: dict, **jit: Any) -> tuple[State, dict[str, Any]]:
+    """One jitted step, compiled without XLA's slower optimisations."""
+    batch = jax.tree.map(jnp.asarray, batch)
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(step, compiler_options=options, **jit)(state, batch, jax.random.key(1))
+
+
+def assert_close(first: Any, second: Any, atol: float) -> None:
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=atol, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def one_step() -> tuple[State, dict[str, Any]]:
+    return run(make_train_step(MODEL, LOSS, OPTIMIZER), fresh_state(), random_batch())
+
+
+def test_z_loss_is_weighted_into_the_loss(one_step: tuple):
+    metrics = one_step[1]
+    assert float(metrics["loss"]) == pytest.approx(
+        float(metrics["ce"] + 0.01 * metrics["z"]), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_sharded_step_equals_single_device(strategy: str, one_step: tuple):
+    sizes = MESHES[strategy]
+    devices = jax.devices()[: int(np.prod([size for _, size in sizes]))]
+    layout = make_layout(MeshConfig(strategy, sizes), devices)
+    state = fresh_state()
+    places = state_shardings(state, param_letters(MODEL.transformer), layout)
+    step = make_train_step(MODEL, LOSS, OPTIMIZER, layout=layout)
+    found = run(
+        step,
+        jax.device_put(state, places),
+        jax.device_put(random_batch(), batch_sharding(layout)),
+        in_shardings=(places, batch_sharding(layout), None),
+        out_shardings=(places, replicated(layout)),
+    )
+    assert_close(found, one_step, 1e-5)
+
+
+def test_step_advances_and_learns():
+    step = jax.jit(make_train_step(MODEL, LOSS, OPTIMIZER))
+    state, batch, losses = fresh_state(), jax.tree.map(jnp.asarray, random_batch()), []
+    for _ in range(3):
+        state, metrics = step(state, batch, jax.random.key(1))
+        losses.append(float(metrics["loss"]))
+    assert int(state.step) == 3
+    assert losses[2] < losses[1] < losses[0] < 2 * np.log(64)
+
+
+def test_loss_ignores_what_is_not_predicted(one_step: tuple):
+    batch = random_batch()
+    rng = np.random.default_rng(1)
+    padding = batch["segment_ids"] == 0
+    changed = np.where(padding, rng.integers(0, 64, padding.shape), batch["tokens"])
+    _, metrics = run(
+        make_train_step(MODEL, LOSS, OPTIMIZER),
+        fresh_state(),
+        {**batch, "tokens": changed.astype(np.int32)},
+    )
+    assert float(metrics["loss"]) == pytest.approx(float(one_step[1]["loss"]), abs=1e-6)
+    shifted = (batch["labels"][:, 1:] >= 0) & (batch["segment_ids"][:, :-1] == 1)
+    assert int(metrics["tokens"]) == shifted.sum()
+
+
+def test_chunked_loss_equals_whole(one_step: tuple):
+    chunked = make_train_step(MODEL, LossConfig(z_loss=0.01, logits_chunk=5), OPTIMIZER)
+    state, metrics = run(chunked, fresh_state(), random_batch())
+    assert "accuracy" not in metrics
+    assert_close(state.params, one_step[0].params, 1e-5)
+    assert_close(metrics, {name: one_step[1][name] for name in metrics}, 1e-5)
+
+
+def test_packed_row_equals_separate_rows():
+    rng = np.random.default_rng(2)
+    lengths, tokens = (5, 7), rng.integers(0, 64, 12).astype(np.int32)
+    segments = np.repeat([1, 2], lengths).astype(np.int32)
+    positions = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)
+    packed = {"tokens": tokens, "labels": tokens, "segment_ids": segments, "positions": positions}
+    packed = {name: row[None] for name, row in packed.items()}
+    apart = {name: np.zeros((2, 7), np.int32) for name in packed}
+    apart["labels"][:] = -100
+    for row, (start, stop) in enumerate(((0, 5), (5, 12))):
+        for name in packed:
+            apart[name][row, : stop - start] = packed[name][0, start:stop]
+        apart["segment_ids"][row, : stop - start] = 1
+    step = make_train_step(MODEL, LOSS, OPTIMIZER, packed=True)
+    plain = make_train_step(MODEL, LOSS, OPTIMIZER)
+    together, separate = run(step, fresh_state(), packed), run(plain, fresh_state(), apart)
+    assert int(together[1]["tokens"]) == 4 + 6
+    assert_close(together, separate, 1e-5)
+
+
+def test_dropout_draws_from_the_key():
+    dropped = replace(MODEL, transformer=replace(MODEL.transformer, dropout=0.5))
+    step = jax.jit(make_train_step(dropped, LOSS, OPTIMIZER))
+    batch = jax.tree.map(jnp.asarray, random_batch())
+    losses = [float(step(fresh_state(), batch, jax.random.key(k))[1]["loss"]) for k in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_ema_follows_the_weights():
+    step = make_train_step(MODEL, LOSS, OPTIMIZER, ema_decay=0.9)
+    start = fresh_state(0.9)
+    state, _ = run(step, start, random_batch())
+    wanted = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, start.params, state.params)
+    assert_close(state.ema, wanted, 1e-6)
+    late = average(jnp.zeros(()), jnp.ones(()), 0.9, 1000)
+    assert float(late) == pytest.approx(0.1)
+
+
+def test_accuracy_counts_predicted_positions():
+    logits = jnp.asarray([[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])
+    assert float(accuracy(logits, jnp.asarray([[1, 1, -100]]))) == 0.5
+    assert float(accuracy(logits, jnp.asarray([[-100, -100, -100]]))) == 0.0

@@ -1,0 +1,127 @@
+"""Conversations equal the original's ids and labels; wrong records are answered in one line."""
+
+import numpy as np
+import pytest
+
+from lumina_jax.unirep.conversation import conversation_ids, conversation_pieces, prompt_ids
+
+
+def record_of(*values: str, image=None) -> dict:
+    """A record whose turns alternate, human first."""
+    turns = [{"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(values)]
+    return {"conversations": turns} if image is None else {"conversations": turns, "image": image}
+
+
+def test_ids_and_labels_equal_the_original(golden, golden_tokenizer):
+    ids, labels = conversation_ids(golden.conversation, golden_tokenizer, golden.image_ids)
+    assert np.array_equal(ids, golden["conv_ids"])
+    assert np.array_equal(labels, golden["conv_labels"])
+    assert ids.dtype == labels.dtype == np.int32
+
+
+def test_prompt_ids_equal_the_original(golden, golden_tokenizer):
+    assert np.array_equal(prompt_ids(golden.prompt, golden_tokenizer), golden["prompt_ids"])
+
+
+def test_prompt_with_an_image_equals_the_start_of_its_conversation(golden, golden_tokenizer):
+    ids = prompt_ids(
+        "Depth estimation. <|image|>", golden_tokenizer, "img_wide.png", golden.image_ids
+    )
+    assert np.array_equal(ids, golden["conv_ids"][: len(ids)])
+    assert ids[-1] == golden_tokenizer.vocab.sep_id
+
+
+def test_pieces_joined_are_the_ids(golden, golden_tokenizer):
+    pieces = conversation_pieces(golden.conversation, golden_tokenizer, golden.image_ids)
+    joined = [token for piece in pieces for token in piece.ids]
+    assert joined == golden["conv_ids"].tolist()
+    assert [piece.predicted for piece in pieces] == [False] * 4 + [True] * 2 + [False] * 2 + [
+        True
+    ] * 2
+
+
+def test_images_without_a_placeholder_open_the_first_turn(golden, golden_tokenizer):
+    bare = record_of("Same?", "Yes", image=["img_wide.png", "img_rgba.png"])
+    placed = record_of("<|image|> <|image|> Same?", "Yes", image=["img_wide.png", "img_rgba.png"])
+    first, second = (
+        conversation_ids(r, golden_tokenizer, golden.image_ids)[0] for r in (bare, placed)
+    )
+    assert np.array_equal(first, second)
+    assert first[1] == golden_tokenizer.vocab.image_start_id
+
+
+def test_images_take_their_places_in_order(golden, golden_tokenizer):
+    record = record_of(
+        "<|image|> or <|image|>",
+        "<|image|>",
+        image=["img_rgba.png", "img_wide.png", "img_square.png"],
+    )
+    pieces = conversation_pieces(record, golden_tokenizer, golden.image_ids)
+    images = [list(p.ids) for p in pieces if p.ids[0] == golden_tokenizer.vocab.image_start_id]
+    assert images == [golden[f"tok_{kind}"].tolist() for kind in ("rgba", "wide", "square")]
+
+
+def test_one_image_may_stand_without_a_list(golden, golden_tokenizer):
+    lists, single = (
+        conversation_ids(record_of("<|image|>", image=i), golden_tokenizer, golden.image_ids)[0]
+        for i in (["img_wide.png"], "img_wide.png")
+    )
+    assert np.array_equal(lists, single)
+
+
+def test_assistant_is_another_name_for_gpt(golden_tokenizer):
+    record = record_of("Hi", "Yes")
+    other = {"conversations": [record["conversations"][0], {"from": "assistant", "value": "Yes"}]}
+    labels = [conversation_ids(r, golden_tokenizer)[1] for r in (record, other)]
+    assert np.array_equal(*labels)
+
+
+def test_a_start_token_inside_an_answer_is_not_predicted(golden_tokenizer):
+    ids, labels = conversation_ids(record_of("a", "b<s>c"), golden_tokenizer)
+    assert labels[-3:].tolist() == [-100, ids[-2], ids[-1]]
+    assert ids[-3] == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({}, '"conversations" must be a list'),
+        ({"conversations": []}, "at least one turn"),
+        ({"conversations": "Hi"}, "must be a list"),
+        ({"conversations": [{"from": "gpt", "value": "a"}]}, "turn 0: from 'gpt', want 'human'"),
+        ({"conversations": [{"from": "human"}]}, "turn 0: want .*speaker"),
+        (
+            {"conversations": [{"from": "human", "value": "a"}] * 2},
+            "turn 1: from 'human', want 'gpt' or 'assistant'",
+        ),
+        (record_of("<|image|>", "b"), "1 <.image.> in the turns, 0 images"),
+        (record_of("<|image|>", "b", image=["x", "y"]), "1 <.image.> in the turns, 2 images"),
+    ],
+)
+def test_a_wrong_record_is_one_clear_line(golden_tokenizer, record, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        conversation_ids(record, golden_tokenizer, lambda image: [8197, 5, 8196])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["<racm3:break>", "before <eoss> after"])
+def test_text_that_spells_image_tokens_is_refused(golden_tokenizer, text):
+    with pytest.raises(ValueError, match="turn 0: the text spells the image token 819[67]"):
+        prompt_ids(text, golden_tokenizer)
+
+
+def test_text_that_spells_image_tokens_is_plain_text_to_sentencepiece(small_tokenizer):
+    ids = prompt_ids("<racm3:break>IMGIMGAZ<eoss>", small_tokenizer)
+    assert small_tokenizer.decode(ids) == "<racm3:break>IMGIMGAZ<eoss>"
+
+
+def test_images_need_an_encoder_that_gives_whole_sentences(golden_tokenizer):
+    with pytest.raises(ValueError, match="pass encode_image"):
+        prompt_ids("<|image|>", golden_tokenizer, ["x"])
+    with pytest.raises(ValueError, match="do not run from start to end"):
+        prompt_ids("<|image|>", golden_tokenizer, ["x"], lambda image: [8197, 5, 5])
+
+
+def test_an_empty_prompt_is_refused(golden_tokenizer):
+    with pytest.raises(ValueError, match="empty prompt"):
+        prompt_ids("  \n", golden_tokenizer)

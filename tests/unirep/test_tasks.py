@@ -1,0 +1,101 @@
+"""Every template fills, is recognised, and asks for what the original asks for."""
+
+import pytest
+
+from lumina_jax.unirep.tasks import (
+    TASKS,
+    find_task,
+    template_phrases,
+    template_words,
+    text_to_image,
+)
+
+VALUES = {"width": 96, "height": 64, "views": 16}
+
+
+def filled(name: str) -> str:
+    """The prompt of a task with something in every blank."""
+    task = TASKS[name]
+    return task.prompt(**{field: VALUES.get(field, "a red {circle}") for field in task.fields})
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_template_fills_and_matches_its_own_prompt(name):
+    prompt = filled(name)
+    assert TASKS[name].matches(prompt)
+    assert prompt.count("<|image|>") == TASKS[name].num_images
+
+
+@pytest.mark.parametrize("name", [n for n in TASKS if template_words(TASKS[n].template)])
+def test_every_task_with_words_of_its_own_is_found_by_its_prompt(name):
+    assert find_task(filled(name)) == name
+
+
+def test_free_text_belongs_to_no_task():
+    assert find_task("make it blue <|image|>") is None
+    assert find_task("Semantic segmentation.") is None
+    assert find_task("No depth estimation. Depth estimation. <|image|>") is None
+
+
+def test_text_to_image_equals_the_golden_prompt(golden):
+    assert text_to_image(96, 64, "a red circle") == golden.prompt
+
+
+def test_the_released_spelling_of_segmentation_is_accepted():
+    assert find_task("Segmentic segmentation. <|image|>") == "segmentation"
+    assert filled("segmentation") == "Semantic segmentation. <|image|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("depth", "Depth estimation. <|image|>"),
+        ("normals", "Surface normal estimation. <|image|>"),
+        ("pose", "Human pose estimation. <|image|>"),
+        ("detection", "Detect: a red {circle} <|image|>"),
+        ("edit", "a red {circle} <|image|>"),
+        ("describe", "Describe the image in detail. <|image|>"),
+        (
+            "text_to_image_any_size",
+            "Generate an image according to the following prompt:\na red {circle}",
+        ),
+        (
+            "image_condition",
+            "Generate an image according to the provided image, and according to the following caption:\n"
+            "a red {circle} <|image|>",
+        ),
+        (
+            "multi_view",
+            "Generate 16 object views of 96x64 according to the following prompt: a red {circle}",
+        ),
+    ],
+)
+def test_prompts_equal_the_published(name, prompt):
+    assert filled(name) == prompt
+
+
+def test_settings_equal_the_published():
+    painting, mapping = TASKS["text_to_image"], TASKS["depth"]
+    assert (painting.guidance, painting.image_top_k, painting.answer) == (4.0, 2000, "image")
+    assert (mapping.guidance, mapping.image_top_k, mapping.num_images) == (1.0, 200, 1)
+    assert {n for n, t in TASKS.items() if t.answer == "text"} == {"describe", "question", "chat"}
+
+
+def test_missing_unknown_and_empty_values_are_refused():
+    with pytest.raises(ValueError, match="want phrase, got nothing"):
+        TASKS["detection"].prompt()
+    with pytest.raises(ValueError, match="want nothing, got phrase"):
+        TASKS["depth"].prompt(phrase="a")
+    with pytest.raises(ValueError, match="phrase is empty"):
+        TASKS["detection"].prompt(phrase=" ")
+    with pytest.raises(ValueError, match="empty prompt"):
+        text_to_image(64, 64, "")
+
+
+def test_phrases_hold_the_words_and_no_placeholder():
+    phrases = template_phrases()
+    assert {"Generate an image of ", " according to the following prompt:\n", "Detect: "} <= set(
+        phrases
+    )
+    assert not any("<" in phrase or "{" in phrase for phrase in phrases)
+    assert len(set(phrases)) == len(phrases)

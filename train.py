@@ -1,0 +1,35 @@
+"""Train the transformer or the VQGAN of a run file; the same command resumes a run.
+
+python train.py configs/scenes.py --workdir runs/scenes [--init CHECKPOINT] [--train.seed 1 …]
+"""
+
+import sys
+
+from lumina_jax.cli import describe, parse_run, run_main
+
+
+def main() -> None:
+    """Parse, print the config, train."""
+    options, experiment = parse_run(sys.argv[1:])
+    import jax
+
+    if options.cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    if options.distributed:
+        jax.distributed.initialize()
+    if jax.process_index() == 0:
+        print(describe(experiment), flush=True)
+    from lumina_jax.evals.hooks import make_on_eval
+    from lumina_jax.train.loop import train
+
+    train(
+        experiment,
+        options.workdir,
+        init=options.init,
+        data_dir=options.data_dir,
+        on_eval=make_on_eval(experiment),
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
