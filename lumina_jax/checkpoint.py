@@ -110,9 +110,8 @@ def load_model(
     wanted = {name: stored[name] for name in parts if name in stored}
     if not wanted:
         raise CheckpointError(f"{folder}: holds {sorted(stored)}, none of {list(parts)}")
-    abstract = {
-        name: _abstract(tree, (shardings or {}).get(name), None) for name, tree in wanted.items()
-    }
+    places = shardings or {}
+    abstract = {n: _abstract(folder, tree, places.get(n)) for n, tree in wanted.items()}
     params = _load(folder / "params", abstract)
     _verify(folder / "params", params, (metadata.custom_metadata or {}).get("crc32"))
     for name, dtype in (dtypes or {}).items():
@@ -156,7 +155,7 @@ def crc32_of(leaf: Any) -> str:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
     array = np.ascontiguousarray(jax.device_get(leaf))
-    return f"{zlib.crc32(array.reshape(-1).view(np.uint8)):08x}"
+    return f"{zlib.crc32(array.reshape(-1).view(np.uint8).data):08x}"
 
 
 def leaf_name(path: tuple) -> str:
@@ -231,17 +230,26 @@ def _verify(path: Path, params: Any, expected: Mapping[str, str] | None) -> None
             raise CheckpointError(f"{path}: {name} is damaged (CRC-32 differs); fetch it again")
 
 
-def _abstract(tree: Any, shardings: Any, dtype: Any) -> Any:
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+def _abstract(where: Path, tree: Any, shardings: Any) -> Any:
+    """What to load: the stored shapes and dtypes in the wanted places."""
     if shardings is None:
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: one, tree)
+    stored, wanted = (set(_names(part)) for part in (tree, shardings))
+    if stored != wanted:
+        lacks, has = sorted(wanted - stored)[:1], sorted(stored - wanted)[:1]
+        raise CheckpointError(
+            f"{where}: weights of another model; it lacks {lacks or 'nothing'}, it has {has or 'nothing'} more"
+        )
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, dtype or leaf.dtype, sharding=sharding
-        ),
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         tree,
         shardings,
     )
+
+
+def _names(tree: Any) -> list[str]:
+    return [leaf_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 @contextmanager

@@ -27,21 +27,29 @@ class TransformerConfig:
     head_size: int  # H; even, for half-split RoPE
     mlp_width: int  # F, SwiGLU
     vocab_size: int  # V
-    norm_placement: Literal["pre", "swin"] = "pre"  # pre: 7B; swin: 34B norms the branch output [M, C 2.3]
-    qk_norm_shards: int = 1  # model-parallel shards of the release, each with its own q/k-norm affine [M]
+    norm_placement: Literal["pre", "swin"] = "pre"  # swin: 34B norms the branch output [M, C 2.3]
+    qk_norm_shards: int = 1  # shards of the release, each with its own q/k-norm affine [M]
     norm_eps: float = 1e-5  # RMSNorm and q/k LayerNorm [M]
     rope_theta: float = 10_000.0  # [M]
     dropout: float = 0.0  # on both residual branches before the add [L]
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
-    scan_layers: bool = False  # one compiled block over stacked weights: for deep models in training
+    scan_layers: bool = False  # one compiled block over stacked weights: trains deep models
     remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes
 
     def __post_init__(self) -> None:
-        require(self.num_heads % self.num_kv_heads == 0, "num_heads must be a multiple of num_kv_heads")
-        require(self.num_kv_heads % self.qk_norm_shards == 0, "num_kv_heads must be a multiple of qk_norm_shards")
+        require(
+            self.num_heads % self.num_kv_heads == 0, "num_heads must be a multiple of num_kv_heads"
+        )
+        require(
+            self.num_kv_heads % self.qk_norm_shards == 0,
+            "num_kv_heads must be a multiple of qk_norm_shards",
+        )
         require(self.head_size % 2 == 0, "head_size must be even: RoPE rotates halves")
-        require(self.norm_placement in ("pre", "swin"), f"norm_placement {self.norm_placement!r}: 'pre' or 'swin'")
+        require(
+            self.norm_placement in ("pre", "swin"),
+            f"norm_placement {self.norm_placement!r}: 'pre' or 'swin'",
+        )
         require(0.0 <= self.dropout < 1.0, f"dropout {self.dropout} must lie in [0, 1)")
 
 
@@ -50,16 +58,26 @@ class VQGANConfig:
     """The image tokenizer: taming-transformers' VQModel, with an optional space-to-depth stem."""
 
     channels: int = 128  # width at full resolution [M]
-    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # one entry a level, /2 between levels [M]
+    channel_multipliers: tuple[int, ...] = (
+        1,
+        1,
+        2,
+        2,
+        4,
+    )  # one entry a level, /2 between levels [M]
     num_res_blocks: int = 2  # per encoder level; the decoder has one more [M]
     z_channels: int = 256  # [M]
     code_width: int = 256  # E [M]
     num_codes: int = 8192  # M [M]
     num_groups: int = 32  # GroupNorm [M]
-    norm: Literal["group", "pixel"] = "group"  # statistics over the image [M], or of each pixel alone: local codes
+    norm: Literal["group", "pixel"] = (
+        "group"  # statistics over the image [M], or of each pixel alone: local codes
+    )
     stem_px: int = 1  # space-to-depth factor before conv_in (and depth-to-space after conv_out); 1 in Chameleon
     dropout: float = 0.0
-    separable: bool = False  # 3x3 convolutions as 3x3 per channel then 1x1, for small models; Chameleon: plain
+    separable: bool = (
+        False  # 3x3 convolutions as 3x3 per channel then 1x1, for small models; Chameleon: plain
+    )
     normalise_codes: bool = False  # cosine distance on l2-normalised codes; Chameleon: Euclidean
 
     @property
@@ -93,8 +111,13 @@ class ModelConfig:
     target_px: int = 512  # side of the square whose area the last stage trained
 
     def __post_init__(self) -> None:
-        require(self.image_layout in IMAGE_LAYOUTS, f"image_layout {self.image_layout!r}: one of {IMAGE_LAYOUTS}")
-        require(self.grid.patch_px == self.vqgan.patch_px, "grid.patch_px must equal the VQGAN's patch")
+        require(
+            self.image_layout in IMAGE_LAYOUTS,
+            f"image_layout {self.image_layout!r}: one of {IMAGE_LAYOUTS}",
+        )
+        require(
+            self.grid.patch_px == self.vqgan.patch_px, "grid.patch_px must equal the VQGAN's patch"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +130,9 @@ class Stage:
     mixture: tuple[tuple[str, float], ...]  # (source name, weight); sources fix area and sizes
     max_tokens: int = 4096  # S; longer records are an error, shorter are padded
     warmup_steps: int = 0  # linear, from the previous stage's last rate (from 0 in the first)
-    final_ratio: float = 1.0  # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
+    final_ratio: float = (
+        1.0  # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
+    )
 
     def __post_init__(self) -> None:
         require(self.steps > 0, f"stage of {self.steps} steps: want at least 1")
@@ -135,8 +160,12 @@ class LossConfig:
     """The transformer's objective."""
 
     z_loss: float = 1e-5  # times mean logsumexp^2 over predicted positions [P]
-    context_dropout: float = 0.1  # share of samples reduced to their image alone, for guidance [P App. F]
-    logits_chunk: int = 0  # positions whose logits are held at once, recomputed going back; 0: all (and accuracy)
+    context_dropout: float = (
+        0.1  # share of samples reduced to their image alone, for guidance [P App. F]
+    )
+    logits_chunk: int = (
+        0  # positions whose logits are held at once, recomputed going back; 0: all (and accuracy)
+    )
 
 
 @dataclass(frozen=True)
@@ -150,7 +179,9 @@ class VQGANLossConfig:
     adversarial: float = 0.0  # weight of the patch discriminator's hinge loss once it is on
     adversarial_start: int = 0  # step at which it is switched on
     codebook_decay: float = 0.99  # exponential moving average of the codebook
-    restart_below: float = 0.03  # codes used less often than this share of uniform are re-seeded from the batch
+    restart_below: float = (
+        0.03  # codes used less often than this share of uniform are re-seeded from the batch
+    )
 
 
 @dataclass(frozen=True)
@@ -161,12 +192,22 @@ class ScenesSource:
     target_px: int  # side of the square whose area the images have
     num_records: int
     seed: int = 0
-    sizes: tuple[tuple[int, int], ...] = ()  # (width, height) px; empty: every allowed crop up to max_ratio
+    sizes: tuple[
+        tuple[int, int], ...
+    ] = ()  # (width, height) px; empty: every allowed crop up to max_ratio
     max_ratio: float = 2.0  # when `sizes` is empty
-    reserved: bool = False  # also the shapes and the colour kept from the transformer, for the VQGAN
-    answers: float = 0.0  # share of answer images (segmentation, depth, …) instead of renders, for the VQGAN
-    crop_px: int = 0  # for the VQGAN: side of random square crops; 0 trains on whole images, one size a batch
-    tasks: tuple[tuple[str, float], ...] = (("text_to_image", 1.0),)  # (row of data.recipes.RECIPES, weight)
+    reserved: bool = (
+        False  # also the shapes and the colour kept from the transformer, for the VQGAN
+    )
+    answers: float = (
+        0.0  # share of answer images (segmentation, depth, …) instead of renders, for the VQGAN
+    )
+    crop_px: int = (
+        0  # for the VQGAN: side of random square crops; 0 trains on whole images, one size a batch
+    )
+    tasks: tuple[tuple[str, float], ...] = (
+        ("text_to_image", 1.0),
+    )  # (row of data.recipes.RECIPES, weight)
 
 
 @dataclass(frozen=True)
@@ -203,7 +244,9 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     vqgan_loss: VQGANLossConfig = VQGANLossConfig()
     mesh: MeshConfig = MeshConfig()
-    zero_code_logits: bool = False  # a run with --init starts the head's rows of the image codes at zero [L]
+    zero_code_logits: bool = (
+        False  # a run with --init starts the head's rows of the image codes at zero [L]
+    )
     seed: int = 0
     log_every: int = 20  # steps
     save_every: int = 500  # steps
@@ -224,10 +267,19 @@ class SampleConfig:
     decoder: str = "sequential"  # a row of sampling.DECODERS
 
     def __post_init__(self) -> None:
-        require(0 <= self.guidance < float("inf"), f"guidance {self.guidance}: want a finite number >= 0")
-        require(0 < self.temperature < float("inf"), f"temperature {self.temperature}: want > 0 (top-k 1 is greedy)")
+        require(
+            0 <= self.guidance < float("inf"),
+            f"guidance {self.guidance}: want a finite number >= 0",
+        )
+        require(
+            0 < self.temperature < float("inf"),
+            f"temperature {self.temperature}: want > 0 (top-k 1 is greedy)",
+        )
         require(self.image_top_k >= 1 and self.text_top_k >= 1, "top-k must be at least 1")
-        require(self.grammar in ("exact", "original"), f"grammar {self.grammar!r}: 'exact' or 'original'")
+        require(
+            self.grammar in ("exact", "original"),
+            f"grammar {self.grammar!r}: 'exact' or 'original'",
+        )
 
 
 @dataclass(frozen=True)

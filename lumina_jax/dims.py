@@ -24,9 +24,7 @@ try:
     from beartype import beartype
     from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8, jaxtyped
 
-    def typed(function: Function) -> Function:
-        """Check the shapes and dtypes that `function` declares, once per trace."""
-        return jaxtyped(typechecker=beartype)(function)
+    _check = jaxtyped(typechecker=beartype)
 
 except ImportError:
 
@@ -39,10 +37,12 @@ except ImportError:
     Array = Any
     PRNGKeyArray = Any
     Bool = Float = Int = UInt8 = _Unchecked
+    _check = None
 
-    def typed(function: Function) -> Function:
-        """The identity: shape checks need `jaxtyping` and `beartype`."""
-        return function
+
+def typed(function: Function) -> Function:
+    """Check the shapes and dtypes that `function` declares, once per trace, where the checkers are installed."""
+    return function if _check is None else _check(function)
 
 
 def pick(table: Mapping[str, Value], name: str, what: str = "name") -> Value:

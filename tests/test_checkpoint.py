@@ -57,6 +57,14 @@ def test_loads_into_shardings(tmp_path: Path):
     assert loaded.params["transformer"]["layers"]["00"]["q"].sharding == place
 
 
+def test_weights_of_another_model_are_named(tmp_path: Path):
+    path = save_model(tmp_path / "model", trees(), CONFIG)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {"transformer": {"layers": {"00": {"q": place, "k": place}}}}
+    with pytest.raises(CheckpointError, match=r"lacks \['layers/00/k'\]"):
+        load_model(path, shardings=wanted)
+
+
 def test_saving_again_replaces(tmp_path: Path):
     save_model(tmp_path / "model", trees(), CONFIG)
     path = save_model(tmp_path / "model", trees(7.0), CONFIG)

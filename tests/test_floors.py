@@ -261,7 +261,9 @@ for module in modules:
 
 
 def test_core_imports_where_the_other_libraries_are_absent() -> None:
-    absent = "tyro jaxtyping beartype grain array_record tensorflow_datasets tensorboardX matplotlib"
+    absent = (
+        "tyro jaxtyping beartype grain array_record tensorflow_datasets tensorboardX matplotlib"
+    )
     rooms = {name for name, level in FLOORS.items() if level <= 3} | {"sampling"}
     core = [m for m in package_sources() if room(m) in rooms or m in CORE_MODULES]
     command = [sys.executable, "-c", BARE_IMPORT, absent, *(f"{PACKAGE}.{m}" for m in core)]

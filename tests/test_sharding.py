@@ -1,5 +1,6 @@
 """Placement of weights and activations on eight fake devices."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -11,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from lumina_jax.config import MeshConfig, TransformerConfig
 from lumina_jax.model.chameleon import forward
-from lumina_jax.model.params import abstract_params, init_params, param_letters
+from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.model.presets import PRESETS
 from lumina_jax.ops.losses import cross_entropy_and_z, shift_labels
 from lumina_jax.sharding import (
@@ -36,7 +37,7 @@ MESHES = {
     "data_fsdp_tensor": (("data", 2), ("fsdp", 2), ("tensor", -1)),
 }
 CONFIG = TransformerConfig(
-    num_layers=2,
+    num_layers=1,
     width=16,
     num_heads=8,
     num_kv_heads=4,
@@ -61,18 +62,27 @@ def loss(params, config, ids, layout=None):
     return cross_entropy_and_z(logits, shift_labels(ids)).cross_entropy
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@functools.cache
+def single_device(config: TransformerConfig):
+    """Weights, ids, and loss and gradient on one device."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
+        abstract_params(config),
+    )
+    ids = jnp.asarray(rng.integers(0, 32, (8, 6)), jnp.int32)
+    return params, ids, jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, config, ids)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "scan_layers"),
+    [*((name, False) for name in STRATEGIES), ("data_fsdp_tensor", True)],
+)
 def test_sharded_loss_and_gradient_equal_single_device(strategy, scan_layers):
     """Every strategy computes the same function, its gradients placed like the weights."""
-    if scan_layers and strategy != "fsdp_tensor":
-        pytest.skip("stacked weights are placed by the same letters: one strategy suffices")
     config = replace(CONFIG, scan_layers=scan_layers)
     layout = build_layout(strategy)
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    ids = jax.random.randint(jax.random.key(1), (8, 6), 0, 32)
-    want, want_gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, config, ids)
-
+    params, ids, (want, want_gradient) = single_device(config)
     shardings = param_shardings(abstract_params(config), param_letters(config), layout)
     step = jax.jit(
         jax.value_and_grad(lambda params, ids: loss(params, config, ids, layout)),
@@ -91,7 +101,7 @@ def test_param_shardings_follow_the_letters():
     """Matrices split width over fsdp and heads, F and V over tensor; the embedding has its own row."""
     layout = build_layout("fsdp_tensor")
     got = param_shardings(abstract_params(CONFIG), param_letters(CONFIG), layout)
-    layer = got["layers"]["01"]
+    layer = got["layers"]["00"]
     assert layer["q"].spec == P("fsdp", "tensor", None)
     assert layer["o"].spec == P("tensor", None, "fsdp")
     assert layer["down"].spec == P("tensor", "fsdp")
@@ -177,7 +187,7 @@ def test_describe_sums_what_one_device_holds():
     table = describe(abstract, param_letters(CONFIG), layout)
     total = sum(leaf.size for leaf in jax.tree.leaves(abstract)) * 4 / 2**20
     assert table.endswith(f"{total:.2f} MiB per device")
-    assert "layers/01/q_norm/scale" in table
+    assert "layers/00/q_norm/scale" in table
 
 
 def test_7b_training_gradient_lowers_on_eight_devices():

@@ -20,7 +20,12 @@ from lumina_jax.vqgan.codec import abstract_vqgan
 IGNORED_PREFIX = "loss."  # the discriminator and LPIPS of the original's training
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "embedding": "embedding.weight"}
 KERNEL_AXES = (2, 3, 1, 0)  # OIHW -> HWIO
-FIXED = {"attn_resolutions": [], "double_z": False, "in_channels": 3, "out_ch": 3}  # no others are built
+FIXED = {
+    "attn_resolutions": [],
+    "double_z": False,
+    "in_channels": 3,
+    "out_ch": 3,
+}  # no others are built
 
 
 def load_vqgan(folder: str | Path) -> tuple[VQGANConfig, dict[str, Any]]:

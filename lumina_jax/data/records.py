@@ -1,6 +1,6 @@
 """Pre-tokenised conversations: record i of a source is a pure function of (source, VQGAN, tokenizer, i)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import msgpack
 import numpy as np
 
 from lumina_jax.config import ModelConfig, ScenesSource
+from lumina_jax.data import recipes
 from lumina_jax.data.images import source_digest, source_sizes
 from lumina_jax.data.recipes import Conversation, make_conversation
 from lumina_jax.data.shards import (
@@ -91,7 +92,8 @@ def ensure_records(
 
     sizes = source_sizes(source, model.grid)
     codes_of = sorted(crc32_of_leaves({"vqgan": vqgan_params}).items())
-    depends = (repr(codes_of), repr(model.vqgan), repr(model.grid), model.image_layout)
+    wording = hashlib.sha256(Path(recipes.__file__).read_bytes()).hexdigest()
+    depends = (repr(codes_of), repr(model.vqgan), repr(model.grid), model.image_layout, wording)
     digest = source_digest(source, sizes, tokenizer.fingerprint, *depends)
     folder = Path(data_dir) / f"{source.name}-{digest}"
     if is_complete(folder):
@@ -133,7 +135,7 @@ def tokenise(
     model: ModelConfig,
     tokenizer: TextTokenizer,
     encode: EncodeBatch,
-) -> Iterator[Record] | list[Record]:
+) -> list[Record]:
     """Records of drawn conversations; their images are encoded together, size by size."""
     images = [image for _, item in drawn for image in item.images]
     codes = iter(encode_images(images, encode))
@@ -152,7 +154,7 @@ def tokenise(
 
 def encode_images(images: list[np.ndarray], encode: EncodeBatch) -> list[np.ndarray]:
     """Codes [P,Q] of each image, encoded in batches of one size filled up to ENCODE_BATCH."""
-    by_shape: Mapping[tuple, list[int]] = {}
+    by_shape: dict[tuple, list[int]] = {}
     for place, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(place)
     codes: list[Any] = [None] * len(images)

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +87,7 @@ def in_processes(
 
 def in_order(
     function: Callable[..., Any], arguments: list[tuple], num_workers: int, ahead: int = 4
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """As `in_processes`, in the order of `arguments`, at most `ahead` results waiting."""
     if len(arguments) <= 1:
         yield from (function(*item) for item in arguments)

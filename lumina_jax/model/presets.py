@@ -7,12 +7,12 @@ from lumina_jax.config import GridConfig, ModelConfig, TransformerConfig, VQGANC
 PRESETS: Mapping[str, ModelConfig] = {
     "scenes": ModelConfig(
         TransformerConfig(
-            num_layers=6,
-            width=192,
-            num_heads=6,
-            num_kv_heads=6,
+            num_layers=4,
+            width=128,
+            num_heads=4,
+            num_kv_heads=4,
             head_size=32,
-            mlp_width=512,
+            mlp_width=352,
             vocab_size=2048,
         ),
         vqgan=VQGANConfig(
@@ -23,7 +23,9 @@ PRESETS: Mapping[str, ModelConfig] = {
             z_channels=32,
             code_width=16,
             num_codes=1024,
-            num_groups=16,
+            num_groups=1,
+            norm="pixel",
+            separable=True,
         ),
         grid=GridConfig(patch_px=16, unit_px=16),
         max_tokens=512,

@@ -104,5 +104,5 @@ def apply_gradient(
 def average(ema: Any, params: Any, decay: float, step: Any) -> Any:
     """The exponential average, with a shorter memory in the first steps: min(decay, (1 + n) / (10 + n))."""
     count = jnp.asarray(step, jnp.float32)
-    decay = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
-    return jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), ema, params)
+    rate = 1.0 - jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+    return jax.tree.map(lambda old, new: old + rate * (new - old), ema, params)

@@ -1,6 +1,7 @@
 """What the loop trains: the transformer or the VQGAN, each as the same few functions."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,20 @@ from lumina_jax.data.pipeline import PixelSource, Rows, pixel_batches, token_bat
 from lumina_jax.data.records import ensure_records
 from lumina_jax.data.shards import open_shards
 from lumina_jax.dims import pick
-from lumina_jax.model.params import init_params, param_letters, stack_layers, unstack_layers
-from lumina_jax.sharding import Layout, replicated, state_shardings
+from lumina_jax.model.params import (
+    abstract_params,
+    init_params,
+    param_letters,
+    stack_layers,
+    unstack_layers,
+)
+from lumina_jax.sharding import Layout, param_shardings, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.optimizer import make_optimizer
 from lumina_jax.train.step import init_state, make_train_step
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
 from lumina_jax.unirep.vocab import Vocab
+from lumina_jax.vqgan.codec import abstract_vqgan
 
 Batches = Iterator[dict[str, np.ndarray]]
 
@@ -31,9 +39,8 @@ class Trainee(NamedTuple):
     """Everything the loop needs to know of what it trains."""
 
     init: Callable[[jax.Array], Any]  # key -> state; pure
-    with_weights: Callable[
-        [Any, Mapping[str, Any]], Any
-    ]  # (state, a checkpoint's params) -> state; pure
+    with_weights: Callable[[Any, Any], Any]  # (state, a checkpoint's weights) -> state; pure
+    weight_shardings: Callable[[], Any]  # where a checkpoint's weights are loaded to
     step: Callable[[Any, Mapping[str, Any], jax.Array], tuple[Any, dict[str, Any]]]
     shardings: Callable[[Any], Any]  # abstract state -> tree of shardings
     batches: Callable[
@@ -53,7 +60,7 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
     model, train = experiment.model, experiment.train
     config, ema_decay = model.transformer, train.optimizer.ema_decay
     assets = _assets(experiment)
-    vqgan = assets.params.get("vqgan")
+    vqgan = jax.device_get(assets.params["vqgan"])
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
 
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
@@ -73,21 +80,25 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
             lambda: ensure_records(source, model, vqgan, assets.tokenizer, data_dir, workers)
         )
 
-    def with_weights(state: Any, params: Mapping[str, Any]) -> Any:
-        weights = _part(params, "transformer")
+    def with_weights(state: Any, weights: Any) -> Any:
         weights = stack_layers(weights) if config.scan_layers else weights
         if train.zero_code_logits:
             weights = _without_code_logits(weights, assets.tokenizer.vocab)
         return init_state(_like(state.params, weights), optimizer, ema_decay)
 
+    def weight_shardings() -> Any:
+        on_disk = replace(config, scan_layers=False)
+        return param_shardings(abstract_params(on_disk), param_letters(on_disk), layout)
+
     def release(state: Any) -> dict[str, Any]:
         params = state.params if state.ema is None else state.ema
         params = unstack_layers(params) if config.scan_layers else params
-        return {"transformer": params, **assets.params}
+        return {"transformer": params, "vqgan": vqgan}
 
     return Trainee(
         init=lambda key: init_state(init_params(config, key), optimizer, ema_decay),
         with_weights=with_weights,
+        weight_shardings=weight_shardings,
         step=make_train_step(model, train.loss, optimizer, ema_decay, layout),
         shardings=lambda state: state_shardings(state, param_letters(config), layout),
         batches=batches,
@@ -115,14 +126,17 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
             sources, curriculum, experiment.data.seed, start, _rows()
         )
 
-    def with_weights(state: Any, params: Mapping[str, Any]) -> Any:
-        weights = _like(state.params, _part(params, "vqgan"))
+    def with_weights(state: Any, weights: Any) -> Any:
+        weights = _like(state.params, weights)
         ema = None if state.ema is None else jax.tree.map(jnp.copy, weights)
         return state._replace(params=weights, ema=ema)
 
     return Trainee(
         init=lambda key: init_vqgan_state(model.vqgan, train, key, optimizer),
         with_weights=with_weights,
+        weight_shardings=lambda: jax.tree.map(
+            lambda _: replicated(layout), abstract_vqgan(model.vqgan)
+        ),
         step=make_vqgan_step(model.vqgan, train.vqgan_loss, optimizer, ema_decay=decay),
         shardings=lambda state: jax.tree.map(lambda _: replicated(layout), state),
         batches=batches,
@@ -180,14 +194,6 @@ def _used_sources(experiment: Experiment) -> list[ScenesSource | RecordSource]:
     for name in sorted(used):
         pick(by_name, name, "source in a stage's mixture")
     return [source for source in experiment.data.sources if source.name in used]
-
-
-def _part(params: Mapping[str, Any], name: str) -> Any:
-    if name not in params:
-        raise ValueError(
-            f"--init: the checkpoint holds no {name}, only {', '.join(sorted(params))}"
-        )
-    return params[name]
 
 
 def _like(wanted: Any, found: Any) -> Any:

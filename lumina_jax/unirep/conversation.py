@@ -14,7 +14,7 @@ HUMAN_NAMES = ("human",)
 ASSISTANT_NAMES = ("gpt", "assistant")
 
 Record = Mapping[str, Any]
-EncodeImage = Callable[[Any], Sequence[int]]
+EncodeImage = Callable[[Any], Sequence[int] | np.ndarray]
 
 
 @dataclass(frozen=True)

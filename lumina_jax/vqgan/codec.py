@@ -72,7 +72,7 @@ def encodings(
     encoder = Encoder(config, precision, deterministic=dropout_key is None)
     features = encoder.apply({"params": params["encoder"]}, pixels, rngs=_rngs(dropout_key))
     quant_conv = PixelwiseConv(config, precision, channels=config.code_width)
-    vectors = quant_conv.apply({"params": params["quant_conv"]}, features)
+    vectors: Any = quant_conv.apply({"params": params["quant_conv"]}, features)
     return normalise(vectors) if config.normalise_codes else vectors
 
 
@@ -97,7 +97,8 @@ def decode_vectors(
     post_quant_conv = PixelwiseConv(config, precision, channels=config.z_channels)
     features = post_quant_conv.apply({"params": params["post_quant_conv"]}, vectors)
     decoder = Decoder(config, precision, deterministic=dropout_key is None)
-    return decoder.apply({"params": params["decoder"]}, features, rngs=_rngs(dropout_key))
+    pixels: Any = decoder.apply({"params": params["decoder"]}, features, rngs=_rngs(dropout_key))
+    return pixels
 
 
 @typed

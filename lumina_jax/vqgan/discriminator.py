@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lumina_jax.dims import Array, Float, PRNGKeyArray, typed
-from lumina_jax.vqgan.modules import Norm
+from lumina_jax.vqgan.layers import Norm
 
 WIDTHS = (32, 64, 128)  # each halves the resolution
 NUM_GROUPS = 8
@@ -38,5 +38,3 @@ def init_discriminator(key: PRNGKeyArray) -> dict[str, Any]:
 def realness(params: Mapping[str, Any], pixels: Float[Array, "B Y X 3"]) -> Float[Array, "B P Q"]:
     """One logit per 8x8 block: above 0 looks real."""
     return jnp.asarray(Discriminator().apply({"params": params}, pixels))
-
-

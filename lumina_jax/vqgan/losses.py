@@ -12,9 +12,7 @@ from lumina_jax.vqgan.codec import Reconstruction
 
 
 @typed
-def edge_loss(
-    output: Float[Array, "B Y X C"], target: Float[Array, "B Y X C"]
-) -> Float[Array, ""]:
+def edge_loss(output: Float[Array, "B Y X C"], target: Float[Array, "B Y X C"]) -> Float[Array, ""]:
     """Mean absolute error between the differences of neighbouring pixels, down and across."""
     error = output - target
     return jnp.abs(jnp.diff(error, axis=1)).mean() + jnp.abs(jnp.diff(error, axis=2)).mean()
@@ -33,7 +31,8 @@ def reconstruction_losses(
         "edge": edge_loss(result.pixels, target),
         "commitment": jnp.square(commitment).mean(),
     }
-    return sum(getattr(config, name) * term for name, term in terms.items()), terms
+    weighted = jnp.stack([getattr(config, name) * term for name, term in terms.items()])
+    return weighted.sum(), terms
 
 
 @typed

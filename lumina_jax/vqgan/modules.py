@@ -10,146 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from lumina_jax.config import VQGANConfig
-from lumina_jax.dims import Array, Float, typed
-
-GROUP_NORM_EPS = 1e-6  # taming-transformers
-Padding = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
-SAME: Padding = ((1, 1), (1, 1))
-BELOW_AND_RIGHT: Padding = ((0, 1), (0, 1))
-
-
-@typed
-def space_to_depth(pixels: Float[Array, "B Y X C"], stem_px: int) -> Float[Array, "B P Q D"]:
-    """Move `stem_px` x `stem_px` neighbours into the channels: row, column, channel order."""
-    batch, height, width, channels = pixels.shape
-    rows, columns = height // stem_px, width // stem_px
-    split = pixels.reshape(batch, rows, stem_px, columns, stem_px, channels)
-    return split.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, -1)
-
-
-@typed
-def depth_to_space(blocks: Float[Array, "B P Q D"], stem_px: int) -> Float[Array, "B Y X C"]:
-    """The inverse of `space_to_depth`."""
-    batch, rows, columns, depth = blocks.shape
-    split = blocks.reshape(batch, rows, columns, stem_px, stem_px, depth // stem_px**2)
-    merged = split.transpose(0, 1, 3, 2, 4, 5)
-    return merged.reshape(batch, rows * stem_px, columns * stem_px, -1)
-
-
-@typed
-def group_norm(
-    x: Float[Array, "B Y X C"],
-    scale: Float[Array, "C"],
-    bias: Float[Array, "C"],
-    num_groups: int,
-) -> Float[Array, "B Y X C"]:
-    """GroupNorm over pixels and the channels of a group, computed in float32 in two passes."""
-    batch, height, width, channels = x.shape
-    flat = x.astype(jnp.float32).reshape(batch, height * width, channels)
-    centred = flat - _group_mean(flat, num_groups)
-    variance = _group_mean(jnp.square(centred), num_groups)
-    normal = centred * (jax.lax.rsqrt(variance + GROUP_NORM_EPS) * scale) + bias
-    return normal.reshape(x.shape).astype(x.dtype)
-
-
-@typed
-def pixel_norm(
-    x: Float[Array, "B Y X C"],
-    scale: Float[Array, "C"],
-    bias: Float[Array, "C"],
-    num_groups: int,
-) -> Float[Array, "B Y X C"]:
-    """GroupNorm of every pixel by itself, over the channels of a group, in float32."""
-    grouped = x.astype(jnp.float32).reshape(*x.shape[:-1], num_groups, -1)
-    centred = grouped - grouped.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    normal = (centred * jax.lax.rsqrt(variance + GROUP_NORM_EPS)).reshape(x.shape)
-    return (normal * scale + bias).astype(x.dtype)
-
-
-def _group_mean(flat: Array, num_groups: int) -> Array:
-    """[B,S,C] -> [B,1,C]: pixels first, then the channels of a group, which compiles to far faster loops."""
-    batch, _, channels = flat.shape
-    means = flat.mean(1).reshape(batch, num_groups, -1).mean(-1)
-    return jnp.repeat(means, channels // num_groups, axis=-1)[:, None]
-
-
-@typed
-def depthwise(
-    x: Float[Array, "B Y X C"], taps: Float[Array, "I J C"], stride: int, padding: Padding
-) -> Float[Array, "B P Q C"]:
-    """Convolve each channel with its own taps, as shifted sums: on CPUs 20 times faster than XLA's grouped
-    convolution (jax 0.10).
-    """
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns, _ = taps.shape
-    height = (padded.shape[1] - rows) // stride + 1
-    width = (padded.shape[2] - columns) // stride + 1
-    total = jnp.zeros((), x.dtype)
-    for row in range(rows):
-        for column in range(columns):
-            window = padded[
-                :,
-                row : row + stride * (height - 1) + 1 : stride,
-                column : column + stride * (width - 1) + 1 : stride,
-            ]
-            total = total + window * taps[row, column].astype(x.dtype)
-    return total
-
-
-class Norm(nn.Module):
-    """GroupNorm with an affine map per channel, over the whole image or (`local`) at every pixel by itself.
-
-    Local statistics make a patch's code independent of the rest of the picture and of its size.
-    """
-
-    num_groups: int
-    local: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Normalise [B,Y,X,C]."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        if self.local:
-            return pixel_norm(x, scale, bias, self.num_groups)
-        return group_norm(x, scale, bias, self.num_groups)
-
-
-class Pointwise(nn.Module):
-    """A 1x1 convolution, computed as a matrix product: XLA's backward pass of the convolution transposes."""
-
-    channels: int
-    dtype: Any = jnp.float32
-    precision: jax.lax.Precision | None = None
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B,Y,X,C] -> [B,Y,X,channels]."""
-        shape = (1, 1, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        matrix = kernel[0, 0].astype(self.dtype)
-        product = jnp.einsum("BYXI,IO->BYXO", x, matrix, precision=self.precision)
-        return product + bias.astype(self.dtype)
-
-
-class SeparableConv(nn.Module):
-    """3x3 taps per channel, then a 1x1 convolution: about 8 times fewer products than a 3x3 convolution."""
-
-    channels: int
-    dtype: Any
-    precision: jax.lax.Precision | None = None
-    strides: int = 1
-    padding: Padding = SAME
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B,Y,X,C] -> [B,Y/strides,X/strides,channels]."""
-        init = nn.initializers.normal(1 / 3)
-        taps = self.param("taps", init, (3, 3, x.shape[-1]))
-        x = depthwise(x, taps, self.strides, self.padding)
-        return Pointwise(self.channels, self.dtype, self.precision, name="pointwise")(x)
+from lumina_jax.dims import Array
+from lumina_jax.vqgan.layers import (
+    BELOW_AND_RIGHT,
+    SAME,
+    Norm,
+    Padding,
+    Pointwise,
+    SeparableConv,
+    depth_to_space,
+    space_to_depth,
+)
 
 
 class Network(nn.Module):

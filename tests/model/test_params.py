@@ -1,5 +1,6 @@
 """The weight tree: true sizes, stacking, letters, and how weights start."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -11,25 +12,31 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.model.params import (
     abstract_params,
     count_params,
+    init_params,
     param_letters,
     stack_layers,
     unstack_layers,
 )
-from lumina_jax.model.params import init_params as eager_init
 from lumina_jax.model.presets import PRESETS
 from lumina_jax.model.weights import letter_sizes
 
-init_params = jax.jit(eager_init, static_argnums=0)
 CONFIG = TransformerConfig(
     num_layers=3,
-    width=12,
-    num_heads=4,
+    width=32,
+    num_heads=8,
     num_kv_heads=2,
-    head_size=6,
-    mlp_width=10,
-    vocab_size=17,
+    head_size=10,
+    mlp_width=24,
+    vocab_size=300,
     qk_norm_shards=2,
 )
+
+
+@functools.cache
+def draw_params(scan_layers: bool) -> dict:
+    """Fresh weights in either layout."""
+    config = replace(CONFIG, scan_layers=scan_layers)
+    return jax.jit(init_params, static_argnums=0)(config, jax.random.key(1))
 
 
 @pytest.mark.parametrize(("name", "want"), [("7b", 7_013_158_912), ("34b", 34_293_522_432)])
@@ -45,26 +52,26 @@ def test_abstract_params_has_the_documented_tree():
     assert set(tree) == {"embed", "layers", "final_norm", "head"}
     assert set(tree["layers"]) == {"00", "01", "02"}
     shapes = jax.tree.map(lambda leaf: leaf.shape, tree)
-    assert shapes["embed"] == {"table": (17, 12)} == shapes["head"]
-    assert shapes["final_norm"] == {"scale": (12,)}
+    assert shapes["embed"] == {"table": (300, 32)} == shapes["head"]
+    assert shapes["final_norm"] == {"scale": (32,)}
     assert shapes["layers"]["01"] == {
-        "attention_norm": {"scale": (12,)},
-        "q": (12, 4, 6),
-        "k": (12, 2, 6),
-        "v": (12, 2, 6),
-        "o": (4, 6, 12),
-        "q_norm": {"scale": (2, 6), "bias": (2, 6)},
-        "k_norm": {"scale": (2, 6), "bias": (2, 6)},
-        "mlp_norm": {"scale": (12,)},
-        "gate": (12, 10),
-        "up": (12, 10),
-        "down": (10, 12),
+        "attention_norm": {"scale": (32,)},
+        "q": (32, 8, 10),
+        "k": (32, 2, 10),
+        "v": (32, 2, 10),
+        "o": (8, 10, 32),
+        "q_norm": {"scale": (2, 10), "bias": (2, 10)},
+        "k_norm": {"scale": (2, 10), "bias": (2, 10)},
+        "mlp_norm": {"scale": (32,)},
+        "gate": (32, 24),
+        "up": (32, 24),
+        "down": (24, 32),
     }
 
 
 def test_stack_layers_round_trip_is_exact():
     """Unstacked to stacked and back: the same leaves, and distinct layers stay apart."""
-    params = init_params(CONFIG, jax.random.key(0))
+    params = draw_params(scan_layers=False)
     back = unstack_layers(stack_layers(params))
     assert jax.tree.structure(back) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, back, params)
@@ -73,17 +80,15 @@ def test_stack_layers_round_trip_is_exact():
 
 def test_init_params_is_the_same_stacked():
     """`scan_layers` changes the layout, not the numbers."""
-    stacked = init_params(replace(CONFIG, scan_layers=True), jax.random.key(1))
-    want = stack_layers(init_params(CONFIG, jax.random.key(1)))
-    jax.tree.map(np.testing.assert_array_equal, stacked, want)
+    want = stack_layers(draw_params(scan_layers=False))
+    jax.tree.map(np.testing.assert_array_equal, draw_params(scan_layers=True), want)
 
 
 def test_init_params_scales_by_inputs():
     """Matrices have standard deviation 1/sqrt(inputs), tables 0.02, scales are one, biases zero."""
-    config = replace(CONFIG, width=64, num_heads=8, num_kv_heads=8, head_size=16, vocab_size=500)
-    params = init_params(config, jax.random.key(0))
+    params = draw_params(scan_layers=False)
     layer = params["layers"]["00"]
-    for name, num_inputs in (("q", 64), ("o", 128), ("gate", 64), ("down", 10)):
+    for name, num_inputs in (("q", 32), ("o", 80), ("gate", 32), ("down", 24)):
         assert abs(float(layer[name].std()) * num_inputs**0.5 - 1) < 0.1
     assert abs(float(params["embed"]["table"].std()) - 0.02) < 1e-3
     assert bool((layer["q_norm"]["scale"] == 1).all()) and bool(

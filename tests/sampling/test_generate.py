@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lumina_jax.config import SampleConfig
+from lumina_jax.model.presets import PRESETS
 from lumina_jax.sampling import DECODERS
-from lumina_jax.sampling.generate import Request, generate
+from lumina_jax.sampling.generate import Request, batch_limit, generate
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.grid import crop_sizes
 from lumina_jax.unirep.image_tokens import parse_image
@@ -130,3 +131,10 @@ def test_bad_request_is_refused_before_anything_is_drawn(
     with pytest.raises(ValueError, match=message):
         generate(small_lumina.loaded, [request_for(TEXTS[0]), bad], SETTINGS)
     assert spied_batches == []
+
+
+def test_batch_limit_keeps_the_cache_in_its_share_of_memory() -> None:
+    large = replace(PRESETS["7b"].transformer, compute_dtype="bfloat16")
+    assert batch_limit(large, num_slots=2432) == 2
+    assert batch_limit(replace(large, num_layers=1024), num_slots=4352) == 1
+    assert batch_limit(PRESETS["scenes"].transformer, num_slots=384) == 32

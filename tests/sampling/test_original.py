@@ -12,6 +12,7 @@ from lumina_jax.checkpoint import LoadedModel
 from lumina_jax.config import GridConfig, ModelConfig, SampleConfig
 from lumina_jax.sampling.generate import Request, generate
 from lumina_jax.sampling.original import allowed_range, continue_ids, first_image
+from lumina_jax.unirep.image_tokens import image_sentence
 
 GREEDY = SampleConfig(image_top_k=1, text_top_k=1)
 SIZE = (96, 64)  # of the golden image
@@ -65,6 +66,16 @@ def test_continuation_stops_after_the_separator(small_lumina) -> None:
     np.testing.assert_array_equal(stopped, free[: first + 1])
 
 
+def test_height_and_width_are_drawn_without_guidance(small_lumina) -> None:
+    prompt = [0, 250, 251, small_lumina.tokenizer.vocab.image_start_id]
+    plain, guided = (
+        continue_ids(small_lumina.loaded, prompt, replace(GREEDY, guidance=scale), num_tokens=4)
+        for scale in (1, 30)
+    )
+    assert plain[:2].tolist() == guided[:2].tolist()
+    assert plain[2:].tolist() != guided[2:].tolist()
+
+
 @pytest.mark.parametrize("num_tokens", [0, 398])
 def test_continuation_without_room_is_refused(small_lumina, num_tokens: int) -> None:
     with pytest.raises(ValueError, match="want at least 1, and 400 together"):
@@ -90,8 +101,6 @@ def test_allowed_range_follows_the_layout(golden_tokenizer) -> None:
 def test_first_image_passes_over_unreadable_ones(small_lumina) -> None:
     vocab, model = small_lumina.tokenizer.vocab, small_lumina.loaded
     codes = np.arange(8).reshape(2, 4)
-    from lumina_jax.unirep.image_tokens import image_sentence
-
     good = image_sentence(codes, vocab, small_lumina.config.grid)
     bad = np.array([vocab.image_start_id, 9, vocab.image_end_id])
     np.testing.assert_array_equal(first_image(np.concatenate([[9], bad, good]), model), codes)

@@ -28,6 +28,7 @@ from lumina_jax.train.optimizer import make_optimizer
 from lumina_jax.train.step import State, accuracy, average, init_state, make_train_step
 
 MODEL = ModelConfig(TransformerConfig(1, 16, 4, 2, 8, 32, 64))
+QUICK = {"xla_backend_optimization_level": 0}  # of the compiler, for programs that run once
 LOSS = LossConfig(z_loss=0.01)
 MESHES = {
     "data": (("data", 8),),
@@ -70,8 +71,7 @@ def random_batch(num_rows: int = 8, length: int = 12) -> dict[str, np.ndarray]:
 def run(step: Any, state: State, batch: dict, **jit: Any) -> tuple[State, dict[str, Any]]:
     """One jitted step, compiled without XLA's slower optimisations."""
     batch = jax.tree.map(jnp.asarray, batch)
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(step, compiler_options=options, **jit)(state, batch, jax.random.key(1))
+    return jax.jit(step, compiler_options=QUICK, **jit)(state, batch, jax.random.key(1))
 
 
 def assert_close(first: Any, second: Any, atol: float) -> None:
@@ -110,7 +110,7 @@ def test_sharded_step_equals_single_device(strategy: str, one_step: tuple):
 
 
 def test_step_advances_and_learns():
-    step = jax.jit(make_train_step(MODEL, LOSS, OPTIMIZER))
+    step = jax.jit(make_train_step(MODEL, LOSS, OPTIMIZER), compiler_options=QUICK)
     state, batch, losses = fresh_state(), jax.tree.map(jnp.asarray, random_batch()), []
     for _ in range(3):
         state, metrics = step(state, batch, jax.random.key(1))
@@ -164,7 +164,7 @@ def test_packed_row_equals_separate_rows():
 
 def test_dropout_draws_from_the_key():
     dropped = replace(MODEL, transformer=replace(MODEL.transformer, dropout=0.5))
-    step = jax.jit(make_train_step(dropped, LOSS, OPTIMIZER))
+    step = jax.jit(make_train_step(dropped, LOSS, OPTIMIZER), compiler_options=QUICK)
     batch = jax.tree.map(jnp.asarray, random_batch())
     losses = [float(step(fresh_state(), batch, jax.random.key(k))[1]["loss"]) for k in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]

@@ -92,7 +92,11 @@ def test_boxes_bound_the_visible_silhouettes():
         (38 + 32.4 - radius_px, 32 - radius_px, 70.4 + radius_px, 32 + radius_px), abs=1.5
     )
     assert found[1] is None  # exactly behind the third object
-    assert found[2] is not None
+    for index in (0, 2):
+        x0, y0, x1, y1 = found[index] or (0, 0, 0, 0)
+        seen = maps.instance_map(scene, 128, 128) == index
+        assert seen[y0:y1, x0:x1].sum() == seen.sum()
+        assert all(edge.any() for edge in (seen[y0], seen[y1 - 1], seen[:, x0], seen[:, x1 - 1]))
 
 
 def test_boxes_move_with_the_camera():

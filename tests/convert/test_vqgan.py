@@ -1,0 +1,129 @@
+"""The released VQGAN's layout against our tree, and its codes and pixels against the original's."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lumina_jax.config import GridConfig, VQGANConfig
+from lumina_jax.convert.pth import read_pth
+from lumina_jax.convert.vqgan import load_vqgan, release_key, release_tensors, vqgan_config
+from lumina_jax.unirep.image_tokens import fit_image, parse_image
+from lumina_jax.unirep.vocab import Vocab
+from lumina_jax.vqgan.codec import abstract_vqgan, decode, encode, from_pixels, to_pixels
+
+TARGET_PX = 96  # of the golden images
+
+
+@pytest.fixture(scope="module")
+def release(golden_release):
+    """The folder with vqgan.yaml and vqgan.ckpt."""
+    return golden_release("tokenizer")
+
+
+@pytest.fixture(scope="module")
+def loaded(release):
+    """Config and parameters of the golden VQGAN."""
+    return load_vqgan(release)
+
+
+@pytest.fixture(scope="module")
+def vocab(golden_tokenizer) -> Vocab:
+    return golden_tokenizer.vocab
+
+
+@pytest.mark.parametrize("kind", ["wide", "square", "rgba"])
+def test_codes_equal_the_originals(golden, loaded, vocab, kind):
+    config, params = loaded
+    pixels = fit_image(golden.image(kind), TARGET_PX, GridConfig())
+    codes = encode(params, config, from_pixels(jnp.asarray(pixels[None])))[0]
+    np.testing.assert_array_equal(codes, parse_image(golden[f"tok_{kind}"], vocab, GridConfig()))
+
+
+def test_pixels_equal_the_originals_to_one_level(golden, loaded, vocab):
+    config, params = loaded
+    codes = parse_image(golden["tok_wide"], vocab, GridConfig())
+    pixels = np.asarray(to_pixels(decode(params, config, jnp.asarray(codes[None]))))[0].astype(int)
+    assert pixels.shape == golden["decoded_wide"].shape
+    assert np.abs(pixels - golden["decoded_wide"]).max() <= 1
+
+
+def test_yaml_gives_the_config(release):
+    config = vqgan_config(release / "vqgan.yaml")
+    expected = VQGANConfig(32, (1, 1, 2, 2, 2), 1, z_channels=16, code_width=16, num_codes=8192)
+    assert config == expected
+
+
+def test_release_and_tree_round_trip_is_bit_exact(release, loaded):
+    config, params = loaded
+    stored = read_pth(release / "vqgan.ckpt")
+    ours = release_tensors(params, config)
+    assert set(ours) == {key for key in stored if not key.startswith("loss.")}
+    for key, value in ours.items():
+        np.testing.assert_array_equal(value, stored[key], err_msg=key)
+
+
+def test_true_sizes_have_the_released_number_of_parameters_and_tensors():
+    leaves = jax.tree.leaves(abstract_vqgan(VQGANConfig()))
+    assert len(leaves) == 293
+    assert sum(leaf.size for leaf in leaves) == 68_718_467
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        (
+            "encoder/down_3/block_1/nin_shortcut/kernel",
+            "encoder.down.3.block.1.nin_shortcut.weight",
+        ),
+        ("encoder/down_0/downsample/bias", "encoder.down.0.downsample.conv.bias"),
+        ("encoder/mid/block_2/norm1/scale", "encoder.mid.block_2.norm1.weight"),
+        ("decoder/mid/attn_1/proj_out/kernel", "decoder.mid.attn_1.proj_out.weight"),
+        ("decoder/norm_out/bias", "decoder.norm_out.bias"),
+        ("quant_conv/conv/kernel", "quant_conv.weight"),
+        ("post_quant_conv/conv/bias", "post_quant_conv.bias"),
+        ("quantize/embedding", "quantize.embedding.weight"),
+    ],
+)
+def test_release_key_of(path, key):
+    assert release_key(tuple(path.split("/"))) == key
+
+
+@pytest.mark.parametrize(
+    "option", [{"stem_px": 8}, {"separable": True}, {"normalise_codes": True}], ids=str
+)
+def test_release_refuses_what_its_format_cannot_hold(loaded, option):
+    config, params = loaded
+    with pytest.raises(ValueError, match=next(iter(option))):
+        release_tensors(params, replace(config, **option))
+
+
+def test_yaml_of_another_architecture_is_refused(release, tmp_path):
+    text = (release / "vqgan.yaml").read_text().replace("double_z: false", "double_z: true")
+    (tmp_path / "vqgan.yaml").write_text(text)
+    with pytest.raises(ValueError, match="double_z is True"):
+        vqgan_config(tmp_path / "vqgan.yaml")
+
+
+def test_yaml_without_the_number_of_codes_is_refused(release, tmp_path):
+    text = (release / "vqgan.yaml").read_text().replace("n_embed", "other")
+    (tmp_path / "vqgan.yaml").write_text(text)
+    with pytest.raises(ValueError, match="n_embed"):
+        vqgan_config(tmp_path / "vqgan.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("num_res_blocks: 1", "num_res_blocks: 2"), "lacks"),
+        (("num_res_blocks: 1", "num_res_blocks: 0"), "unknown key"),
+        (("embed_dim: 16", "embed_dim: 8"), "has shape"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_its_yaml_is_refused(release, tmp_path, change, message):
+    (tmp_path / "vqgan.yaml").write_text((release / "vqgan.yaml").read_text().replace(*change))
+    (tmp_path / "vqgan.ckpt").symlink_to(release / "vqgan.ckpt")
+    with pytest.raises(ValueError, match=message):
+        load_vqgan(tmp_path)
