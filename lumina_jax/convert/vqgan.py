@@ -65,7 +65,7 @@ def release_tensors(params: Mapping[str, Any], config: VQGANConfig) -> dict[str,
     Raises ValueError for a VQGAN that the release's format cannot hold (a stem, separable convolutions, …).
     """
     plain = VQGANConfig()
-    for name in ("stem_px", "separable", "normalise_codes"):
+    for name in ("stem_px", "separable", "norm", "normalise_codes"):
         if getattr(config, name) != getattr(plain, name):
             raise ValueError(
                 f"VQGAN with {name}={getattr(config, name)}: the release's format holds Chameleon's "

@@ -1,5 +1,6 @@
 """Pre-tokenised conversations: record i of a source is a pure function of (source, VQGAN, tokenizer, i)."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple

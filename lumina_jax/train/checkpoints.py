@@ -60,6 +60,7 @@ class TrainCheckpoints:
         `abstract_state`: the tree of ShapeDtypeStruct with shardings; its mesh may differ from the saved one's.
         Damaged checkpoints are renamed to `damaged-<step>`; CheckpointError when all of them are.
         """
+        self.wait()
         steps = self.steps()
         for step in steps:
             try:

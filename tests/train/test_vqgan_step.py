@@ -14,7 +14,7 @@ from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, relea
 from lumina_jax.vqgan.quantise import Codebook
 
 CONFIG = VQGANConfig(
-    8, (1, 2), 1, z_channels=4, code_width=4, num_codes=32, num_groups=4, stem_px=4, separable=True
+    8, (1,), 1, z_channels=4, code_width=4, num_codes=32, num_groups=4, stem_px=8, separable=True
 )
 TRAIN = TrainConfig(stages=(Stage(1, 8, 1e-3, (("scenes", 1.0),)),))
 TX = optax.adam(5e-3)
