@@ -18,17 +18,37 @@ GOLDEN_ROOT = Path(__file__).resolve().parent / "golden"
 GOLDEN_NAMES = ("tiny_7b", "tiny_34b")
 
 
+XLA_FLAGS = {
+    "xla_force_host_platform_device_count": 8,
+    "xla_backend_optimization_level": 0,  # tests compile much and compute little
+}
+
+
 def _set_jax_environment() -> None:
     """Choose JAX's platform, fake devices and compile cache before jax is imported; what is set already stays."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+    given = os.environ.get("XLA_FLAGS", "")
+    ours = [f"--{flag}={value}" for flag, value in XLA_FLAGS.items() if flag not in given]
+    os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
+def _take_a_share_of_the_cores() -> None:
+    """Give every xdist worker cores of its own: thread pools of the size of the machine would fight for them."""
+    worker, count = (
+        os.environ.get("PYTEST_XDIST_WORKER"),
+        os.environ.get("PYTEST_XDIST_WORKER_COUNT"),
+    )
+    if worker is None or count is None or not hasattr(os, "sched_setaffinity"):
+        return
+    mine = sorted(os.sched_getaffinity(0))[int(worker.removeprefix("gw")) :: int(count)]
+    if mine:
+        os.sched_setaffinity(0, mine)
+
+
 _set_jax_environment()
+_take_a_share_of_the_cores()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from lumina_jax.config import GridConfig, ModelConfig, TransformerConfig, VQGANC
 PRESETS: Mapping[str, ModelConfig] = {
     "scenes": ModelConfig(
         TransformerConfig(
-            num_layers=4,
+            num_layers=6,
             width=128,
             num_heads=4,
             num_kv_heads=4,

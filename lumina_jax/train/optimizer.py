@@ -22,10 +22,8 @@ MATRICES: dict[str, MuonDimensionNumbers] = {
     "down": MuonDimensionNumbers((-2,), (-1,)),  # F -> D
     "kernel": MuonDimensionNumbers((-4, -3, -2), (-1,)),  # a convolution's H W I -> O
 }
-ENDS = (
-    "conv_in",
-    "conv_out",
-)  # a VQGAN's first and last convolutions stay with AdamW, like an embedding
+# A VQGAN's first and last convolutions stay with AdamW, like an embedding and a head.
+ENDS = ("conv_in", "conv_out")
 MUON_RMS = 0.2  # update scale that lets Muon share AdamW's learning rates (arXiv 2502.16982)
 
 

@@ -31,6 +31,7 @@ from lumina_jax.train.step import init_state, make_train_step
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
 from lumina_jax.unirep.vocab import Vocab
 from lumina_jax.vqgan.codec import abstract_vqgan
+from lumina_jax.vqgan.quantise import codebook_of
 
 Batches = Iterator[dict[str, np.ndarray]]
 
@@ -129,7 +130,8 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
     def with_weights(state: Any, weights: Any) -> Any:
         weights = _like(state.params, weights)
         ema = None if state.ema is None else jax.tree.map(jnp.copy, weights)
-        return state._replace(params=weights, ema=ema)
+        codebook = codebook_of(weights["quantize"]["embedding"])
+        return state._replace(params=weights, ema=ema, codebook=codebook)
 
     return Trainee(
         init=lambda key: init_vqgan_state(model.vqgan, train, key, optimizer),

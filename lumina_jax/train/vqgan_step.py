@@ -123,7 +123,7 @@ def make_vqgan_step(
             if name in metrics
         )
         metrics["psnr"] = psnr_db(result.pixels, target)
-        metrics["grad_norm"] = optax.global_norm(gradients)
+        metrics["grad_norm"] = optax.tree.norm(gradients)
         return state, metrics
 
     return step

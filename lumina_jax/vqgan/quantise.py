@@ -45,6 +45,11 @@ def init_codebook(num_codes: int, code_width: int) -> Codebook:
     return Codebook(jnp.zeros(num_codes), jnp.zeros((num_codes, code_width)))
 
 
+def codebook_of(embedding: Array) -> Codebook:
+    """Averages that give `embedding` [M, E], every code used once a step: how training goes on from weights."""
+    return Codebook(jnp.ones(embedding.shape[0]), embedding)
+
+
 @typed
 def update_codebook(
     codebook: Codebook,

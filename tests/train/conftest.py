@@ -78,8 +78,8 @@ def tiny_run(tiny_assets: Path, tiny_records: Path) -> Callable[..., Experiment]
     """`tiny_run(save_every=2)`: a transformer's Experiment of two stages of four steps, with fields replaced."""
 
     def build(**fields) -> Experiment:
-        stage = Stage(4, 8, 1e-2, (("tiny", 1.0),), max_tokens=64, warmup_steps=1)
-        stages = (stage, replace(stage, warmup_steps=0, final_ratio=0.1, max_tokens=48))
+        stage = Stage(4, 8, 1e-2, (("tiny", 1.0),), max_tokens=48, warmup_steps=1)
+        stages = (stage, replace(stage, warmup_steps=0, final_ratio=0.1))
         settings = {"stages": stages, "log_every": 1, "save_every": 3, "eval_every": 0, **fields}
         sources = (RecordSource("tiny", str(tiny_records)),)
         train = TrainConfig(**settings)
@@ -93,6 +93,6 @@ def tiny_vqgan_run() -> Experiment:
     """A VQGAN's Experiment of four steps on eight pictures."""
     source = ScenesSource("pictures", 64, 8, sizes=((64, 64),), answers=0.5)
     stage = Stage(4, 8, 1e-3, (("pictures", 1.0),))
-    optimizer = OptimizerConfig("muon", ema_decay=0.9)
+    optimizer = OptimizerConfig(ema_decay=0.9)
     train = TrainConfig((stage,), optimizer, log_every=1, save_every=2, eval_every=0)
     return Experiment("vqgan", TINY, DataConfig((source,)), train)

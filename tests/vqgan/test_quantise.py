@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.vqgan.quantise import (
+    codebook_of,
     init_codebook,
     nearest_codes,
     normalise,
@@ -71,6 +72,23 @@ def test_codes_in_use_are_left_alone():
     _, _, restarted = update_codebook(
         init_codebook(4, 3), vectors, codes, KEY, decay=0.9, restart_below=0.5
     )
+    assert float(restarted.sum()) == 0
+
+
+def test_given_codes_stay_in_place_through_the_first_steps():
+    given = normal(4, 3)
+    codebook = codebook_of(given)
+    for _ in range(3):  # only code 2 is used, far from where it is
+        codebook, embedding, restarted = update_codebook(
+            codebook,
+            given[2] + jnp.ones((4, 3)),
+            jnp.full(4, 2),
+            KEY,
+            decay=0.99,
+            restart_below=0.1,
+        )
+    np.testing.assert_allclose(np.delete(embedding, 2, 0), np.delete(given, 2, 0), atol=1e-5)
+    assert 0.05 < float((embedding - given)[2].min()) < 0.2
     assert float(restarted.sum()) == 0
 
 

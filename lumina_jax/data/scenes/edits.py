@@ -21,10 +21,10 @@ from lumina_jax.data.scenes.scene import (
     RESERVED_COLOURS,
     RESERVED_SHAPES,
     SHAPES,
-    SIZES,
     Scene,
     SceneObject,
     held_out,
+    radii,
 )
 
 MAX_OBJECTS = 4
@@ -141,14 +141,15 @@ def _add(scene: Scene, rng: np.random.Generator, side_px: float) -> Change:
     shapes = [s for s in SHAPES if s not in RESERVED_SHAPES]
     colours = [c for c in COLOURS if c not in RESERVED_COLOURS]
     size = "small"  # what fits beside most others
-    places = _free_places(scene, SIZES[size], scene.objects, side_px)
+    radius = radii(side_px)[size]
+    places = _free_places(scene, radius, scene.objects, side_px)
     there = {(o.colour, o.shape) for o in scene.objects}
     for colour, shape in _shuffled(
         rng, [(c, s) for c in colours for s in shapes if (c, s) not in there]
     ):
         if places:
             x, y = places[int(rng.integers(len(places)))]
-            thing = SceneObject(shape, colour, size, x, y, SIZES[size], _pose(rng, shape))
+            thing = SceneObject(shape, colour, size, x, y, radius, _pose(rng, shape))
             changed = _with(scene, len(scene.objects), thing)
             if changed is not None:
                 return f"{_pick(rng, ('Add', 'Put in'))} {noun(Look(shape, colour))}.", changed

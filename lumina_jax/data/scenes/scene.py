@@ -15,7 +15,8 @@ from lumina_jax.dims import pick
 SHAPES = ("dome", "slab", "pyramid", "ring", "cross", "figure", "gem", "arch")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white")
 BACKGROUNDS = ("slate", "sand", "fog", "night", "moss", "clay")
-SIZES = {"small": 0.16, "medium": 0.195, "large": 0.235}  # radius in scene units
+SIZES = {"small": 0.155, "medium": 0.195, "large": 0.23}  # radius in scene units, before `radii`
+RADIUS_STEPS_PX = (4, 2, 1)  # the first at which a canvas' three sizes differ
 RESERVED_SHAPES = (
     "gem",
     "arch",
@@ -63,6 +64,21 @@ def scene_size(width_px: int, height_px: int) -> tuple[float, float]:
     return width_px / side_px, height_px / side_px
 
 
+def radii(side_px: float) -> dict[str, float]:
+    """Radius in scene units of every size on a canvas of area `side_px`²: SIZES, in whole steps of pixels.
+
+    Few radii, shared between canvases, make few different patches: a codebook draws them better.
+
+    >>> {name: round(128 * radius) for name, radius in radii(128).items()}
+    {'small': 20, 'medium': 24, 'large': 28}
+    """
+    for step_px in RADIUS_STEPS_PX:
+        in_steps = {name: round(radius * side_px / step_px) for name, radius in SIZES.items()}
+        if len(set(in_steps.values())) == len(SIZES):
+            break
+    return {name: steps * step_px / side_px for name, steps in in_steps.items()}
+
+
 def held_out(first: tuple[str, str], second: tuple[str, str]) -> bool:
     """Whether the unordered pair of (colour, shape) is kept out of training: one in `HELD_OUT_SHARE`.
 
@@ -106,8 +122,9 @@ def sample_scene(
     kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
     pick(KINDS, kind, "kind of scene")
     background = str(rng.choice(BACKGROUNDS))
+    radius_of = radii(sqrt(width_px * height_px))
     for _ in range(ATTEMPTS):
-        looks = _sample_looks(rng, kind, reserved)
+        looks = _sample_looks(rng, kind, reserved, radius_of)
         if not allow_held_out and _has_held_out(looks):
             continue
         for _ in range(8):
@@ -125,7 +142,9 @@ def _has_held_out(looks: list[SceneObject]) -> bool:
     return any(held_out((a.colour, a.shape), (b.colour, b.shape)) for a, b in pairs)
 
 
-def _sample_looks(rng: np.random.Generator, kind: str, reserved: bool) -> list[SceneObject]:
+def _sample_looks(
+    rng: np.random.Generator, kind: str, reserved: bool, radius_of: dict[str, float]
+) -> list[SceneObject]:
     """Objects of a composition, not yet placed; two of different looks never agree in both shape and colour."""
     shapes = [s for s in SHAPES if reserved or s not in RESERVED_SHAPES]
     colours = [c for c in COLOURS if reserved or c not in RESERVED_COLOURS]
@@ -135,7 +154,8 @@ def _sample_looks(rng: np.random.Generator, kind: str, reserved: bool) -> list[S
         "count": int(rng.integers(2, 5)),
         "mixed": int(rng.integers(3, 5)),
     }[kind]
-    sizes = list(SIZES) if number <= 2 else list(SIZES)[: 2 if number == 3 else 1]
+    num_sizes = len(radius_of) if number <= 2 else 2 if number == 3 else 1
+    sizes = dict(list(radius_of.items())[:num_sizes])
     first = _sample_look(rng, shapes, colours, sizes)
     if kind == "count":
         return [first] * number
@@ -148,14 +168,14 @@ def _sample_looks(rng: np.random.Generator, kind: str, reserved: bool) -> list[S
 
 
 def _sample_look(
-    rng: np.random.Generator, shapes: list[str], colours: list[str], sizes: list[str]
+    rng: np.random.Generator, shapes: list[str], colours: list[str], sizes: dict[str, float]
 ) -> SceneObject:
     """One object at the origin."""
-    shape, colour, size = (str(rng.choice(names)) for names in (shapes, colours, sizes))
+    shape, colour, size = (str(rng.choice(names)) for names in (shapes, colours, list(sizes)))
     pose = None
     if shape == "figure":
         pose = (str(rng.choice(ARMS)), str(rng.choice(ARMS)), str(rng.choice(LEGS)))
-    return SceneObject(shape, colour, size, 0.0, 0.0, SIZES[size], pose)
+    return SceneObject(shape, colour, size, 0.0, 0.0, sizes[size], pose)
 
 
 def _place(

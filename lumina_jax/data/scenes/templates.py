@@ -8,7 +8,7 @@ import numpy as np
 from scipy import fft, ndimage
 
 from lumina_jax.data.scenes.geometry import stamp
-from lumina_jax.data.scenes.scene import ARMS, LEGS, SHAPES, SIZES
+from lumina_jax.data.scenes.scene import ARMS, LEGS, SHAPES, radii
 
 
 class Template(NamedTuple):
@@ -42,7 +42,7 @@ def bank(height_px: int, width_px: int) -> tuple[Template, ...]:
     looks += [("figure", pose) for pose in product(ARMS, ARMS, LEGS)]
     return tuple(
         _template(shape, pose, size, radius * side_px, factor)
-        for size, radius in SIZES.items()
+        for size, radius in radii(side_px).items()
         for shape, pose in looks
     )
 

@@ -12,12 +12,13 @@ from lumina_jax.data.scenes.scene import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,
-    SIZES,
     Scene,
     SceneObject,
+    radii,
     sample_scene,
 )
 
+RADII = radii(128)  # of the canvas that objects placed by hand stand on
 CANVASES = ((96, 96), (128, 128), (160, 96), (96, 160), (256, 64))
 ALL_CANVASES = (*CANVASES, (96, 128), (128, 64), (96, 192), (192, 192), (256, 256), (320, 192))
 TOLERANCE_PX = 4
@@ -130,7 +131,7 @@ def test_noise_is_not_a_scene():
 
 @pytest.mark.parametrize("shape", ["dome", "slab", "ring", "arch"])
 def test_half_an_object_is_unknown(shape):
-    item = SceneObject(shape, "red", "large", 0.0, 0.0, SIZES["large"])
+    item = SceneObject(shape, "red", "large", 0.0, 0.0, RADII["large"])
     scene = Scene(1.0, 1.0, "slate", (item,), "single")
     picture = render(scene, 128, 128)
     picture[:, :64] = render(replace(scene, objects=()), 128, 128)[:, :64]
@@ -147,19 +148,19 @@ def test_object_of_no_known_colour_is_reported_as_unknown():
 
 
 def test_touching_objects_of_one_colour_are_told_apart():
-    step = 0.9 * 2 * SIZES["small"]
+    step = 0.9 * 2 * RADII["small"]
     places = [(-step, 0.0), (0.0, 0.0), (0.0, step), (step, 0.0)]
     for shape in ("dome", "slab", "ring", "cross"):
-        items = [SceneObject(shape, "cyan", "small", x, y, SIZES["small"]) for x, y in places]
+        items = [SceneObject(shape, "cyan", "small", x, y, RADII["small"]) for x, y in places]
         scene = Scene(1.0, 1.0, "moss", tuple(items), "count")
         assert agrees(scene, detect(render(scene, 128, 128)), (128, 128)), shape
 
 
 def test_box_and_radius_fit_the_object():
-    item = SceneObject("slab", "pink", "medium", 0.125, -0.125, SIZES["medium"])
+    item = SceneObject("slab", "pink", "medium", 0.125, -0.125, RADII["medium"])
     scene = Scene(1.0, 1.0, "sand", (item,), "single")
     (found,) = detect(render(scene, 128, 128)).objects
-    half = 0.742 * SIZES["medium"] * 128
+    half = 0.742 * RADII["medium"] * 128
     assert found.box == pytest.approx((80 - half, 48 - half, 80 + half, 48 + half), abs=1.5)
-    assert found.radius_px == pytest.approx(SIZES["medium"] * 128)
+    assert found.radius_px == pytest.approx(RADII["medium"] * 128)
     assert found.agreement > 0.97

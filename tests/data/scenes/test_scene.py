@@ -15,8 +15,10 @@ from lumina_jax.data.scenes.scene import (
     KINDS,
     RESERVED_COLOURS,
     RESERVED_SHAPES,
+    SIZES,
     Scene,
     held_out,
+    radii,
     relation,
     sample_scene,
 )
@@ -75,6 +77,21 @@ def test_objects_lie_on_the_grid_inside_the_canvas_and_apart(canvas):
             assert reach_px < x_px < width_px - reach_px and reach_px < y_px < height_px - reach_px
         for a, b in combinations(scene.objects, 2):
             assert hypot(a.x - b.x, a.y - b.y) >= GAP * (a.radius + b.radius) - 1e-9
+
+
+@pytest.mark.parametrize("side_px", [48.0, 56.5, 64.0, 93.0, 96.0, 112.95, 127.0, 128.0, 768.0])
+def test_radii_are_whole_pixels_and_grow_with_the_size(side_px):
+    in_px = [radius * side_px for radius in radii(side_px).values()]
+    np.testing.assert_allclose(in_px, np.round(in_px), atol=1e-9)
+    assert in_px[0] < in_px[1] < in_px[2]
+    np.testing.assert_allclose(
+        list(radii(side_px).values()), list(SIZES.values()), atol=2 / side_px
+    )
+
+
+def test_canvases_near_each_other_share_their_radii():
+    found = {tuple(np.round(np.array([*radii(side).values()]) * side)) for side in (124, 127, 128)}
+    assert found == {(20, 24, 28)}
 
 
 def test_two_objects_always_show_a_clear_relation():
