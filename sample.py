@@ -7,6 +7,7 @@
 Every PNG carries its prompt, seed and settings as metadata.
 """
 
+import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from lumina_jax.cli import run_main
+from lumina_jax.cli import parse_arguments, run_main
 
 if TYPE_CHECKING:
     from lumina_jax.generated_image import GeneratedImage
@@ -30,22 +31,20 @@ class Options:
     ] = ()  # repeat it for several images
     size: str | None = None  # WIDTHxHEIGHT in px; default: the trained square
     seed: int = 0  # the same seed, prompt, size and settings paint the same image
-    guidance: float | None = (
-        None  # how closely to follow the prompt; 1 is off; default: the model's own
-    )
+    # how closely to follow the prompt; 1 is off; default: the model's own
+    guidance: float | None = None
     top_k: int | None = None  # image codes to draw among; 1 is greedy; default: the model's own
     temperature: float | None = None  # default: the model's own
     grammar: str | None = None  # exact: the asked size; original: as the original, unenforced
     checkpoint: str = "scenes"  # a model checkpoint's folder, or the name of a shipped model
     out: Path = Path("sample.png")  # a .png file for one image, a folder for several
-    contact_sheet: Path | None = (
-        None  # also put all images on one labelled sheet; alone: four prompts, four shapes
-    )
+    # also put all images on one labelled sheet; alone: four prompts, four shapes
+    contact_sheet: Path | None = None
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Check everything that can be checked, then load, paint and save."""
-    options = tyro.cli(Options, args=arguments, prog="sample.py")
+    options = parse_arguments(Options, arguments, prog="sample.py")
     requests, paths = plan(options)
     from lumina_jax.lumina import Lumina
 
@@ -77,6 +76,10 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
             )
         check_png_path(options.out)
         return requests, [options.out]
+    if options.out.suffix:
+        raise ValueError(
+            f"--out {options.out}: images are written as PNG; name a .png file, or a folder without a dot"
+        )
     check_folder(options.out)
     return requests, [options.out / file_name(*pair) for pair in enumerate(options.prompt)]
 
@@ -97,7 +100,7 @@ def paint(model: "Lumina", options: Options, requests: list) -> list["GeneratedI
         from lumina_jax.contact_sheet import contact_sheet
         from lumina_jax.image_files import save_png
 
-        notes = {"checkpoint": model.checkpoint, "seed": str(options.seed)}
+        notes = {"images": json.dumps([image.metadata for image in images], ensure_ascii=False)}
         print(save_png(contact_sheet(images), options.contact_sheet, notes))
     return images
 

@@ -1,6 +1,6 @@
 """Train the transformer or the VQGAN of a run file; the same command resumes a run.
 
-python train.py configs/scenes.py --workdir runs/scenes [--init CHECKPOINT] [--train.seed 1 …]
+python train.py configs/scenes_quick.py [--workdir DIR] [--init CHECKPOINT] [--train.seed 1 …]
 """
 
 import sys

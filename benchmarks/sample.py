@@ -8,9 +8,7 @@ Guided images of the trained square; the first call of each batch, which compile
 from dataclasses import dataclass
 from time import perf_counter
 
-import tyro
-
-from lumina_jax.cli import run_main
+from lumina_jax.cli import parse_arguments, run_main
 from lumina_jax.lumina import Lumina
 
 
@@ -26,7 +24,7 @@ class Options:
 
 def main() -> None:
     """Time every batch and print a table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_arguments(Options, prog="benchmarks/sample.py", description=__doc__)
     model = Lumina.load(options.checkpoint)
     width_px, height_px = model.trained_size
     print("| size (px) | batch | s/image | codes/s |\n|---|---|---|---|")

@@ -10,9 +10,8 @@ from time import perf_counter
 
 import jax
 import numpy as np
-import tyro
 
-from lumina_jax.cli import load_run_file, run_main
+from lumina_jax.cli import load_run_file, parse_arguments, run_main
 from lumina_jax.config import Experiment, Stage
 from lumina_jax.model.params import init_params
 from lumina_jax.sharding import batch_sharding, make_layout, replicated
@@ -32,7 +31,7 @@ class Options:
 
 def main() -> None:
     """Time a step of every stage and print a table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_arguments(Options, prog="benchmarks/train.py", description=__doc__)
     if options.cpu_devices > 1:
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     experiment = load_run_file(options.run_file)

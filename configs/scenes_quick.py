@@ -26,17 +26,20 @@ def get_config() -> Experiment:
         ScenesSource("scenes_112", 112, 8_192, seed=2, sizes=middle),
         ScenesSource("scenes_128", 128, 20_480, seed=3, sizes=large),
     )
-    shared = {"batch_size": 32, "learning_rate": 3e-3}
+    shared = {"batch_size": 32, "learning_rate": 6e-3}
     last = (("scenes_128", 0.7), ("scenes_112", 0.3))
     stages = (
-        Stage(1000, mixture=(("scenes_96", 1.0),), max_tokens=72, warmup_steps=50, **shared),
-        Stage(400, mixture=(("scenes_112", 1.0),), max_tokens=88, **shared),
-        Stage(1000, mixture=last, max_tokens=104, final_ratio=0.02, **shared),
+        Stage(400, mixture=(("scenes_96", 1.0),), max_tokens=72, warmup_steps=50, **shared),
+        Stage(300, mixture=(("scenes_112", 1.0),), max_tokens=88, **shared),
+        Stage(2100, mixture=last, max_tokens=104, final_ratio=0.02, **shared),
     )
     train = TrainConfig(
         stages=stages,
-        optimizer=OptimizerConfig("muon", weight_decay=0.01, clip_norm=1.0, ema_decay=0.99),
+        optimizer=OptimizerConfig(
+            "muon", weight_decay=0.01, clip_norm=1.0, adam_ratio=0.5, ema_decay=0.99
+        ),
+        codebook_tables=True,
         save_every=200,
-        eval_every=600,
+        eval_every=700,
     )
     return Experiment("transformer", PRESETS["scenes"], DataConfig(sources), train)

@@ -9,22 +9,22 @@ import json
 import logging
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from lumina_jax.checksums import crc32_of, crc32_of_leaves, leaf_name
 from lumina_jax.config import ModelConfig
 from lumina_jax.config_json import config_from_dict, config_to_dict
 
 FORMAT = 1  # of the model checkpoint's folder
 ASSETS = Path(__file__).parent / "assets"
+NO_PART = "0" * 12  # `digest` of a part that a checkpoint does not have
 UNFINISHED = "*.orbax-checkpoint-tmp"
 
 
@@ -44,8 +44,8 @@ def resolve(path: str | Path) -> Path:
     """The folder of a checkpoint: a path, or the name of one shipped in `lumina_jax/assets`."""
     path = Path(path)
     shipped = ASSETS / path
-    if not path.exists() and len(path.parts) == 1 and shipped.exists():
-        return shipped
+    if len(path.parts) == 1 and shipped.exists() and not (path / "config.json").exists():
+        return shipped  # whatever else has this name here
     previous = path.with_name(path.name + ".previous")
     if not path.exists() and previous.exists():
         return previous  # a crash between the two renames of `_swap`
@@ -74,21 +74,26 @@ def save_model(
     def begin() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        write_config(temporary, config, extra)
+        write_config(temporary, config, extra, getattr(tokenizer, "fingerprint", None))
         if tokenizer is not None:
             tokenizer.save(temporary)
 
     on_first_process(begin)
     tree = {name: part for name, part in params.items() if part}
     ocp.save(temporary / "params", tree, custom_metadata={"crc32": crc32_of_leaves(tree)})
-    on_first_process(lambda: _swap(temporary, path))
+    on_first_process(lambda: _publish(temporary, path))
     return path
 
 
-def write_config(folder: Path, config: ModelConfig, extra: Mapping[str, Any] | None = None) -> None:
+def write_config(
+    folder: Path,
+    config: ModelConfig,
+    extra: Mapping[str, Any] | None = None,
+    tokenizer_fingerprint: str | None = None,
+) -> None:
     """Write the `config.json` of a model checkpoint."""
     content = {"format": FORMAT, "model": config_to_dict(config), "extra": dict(extra or {})}
-    write_json(folder / "config.json", content)
+    write_json(folder / "config.json", {**content, "tokenizer": tokenizer_fingerprint})
 
 
 def load_model(
@@ -117,11 +122,19 @@ def load_model(
     for name, dtype in (dtypes or {}).items():
         if name in params and dtype is not None:
             params[name] = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), params[name])
-    return LoadedModel(config, params, _load_tokenizer(folder))
+    return LoadedModel(config, params, read_tokenizer(folder))
 
 
 def read_config(folder: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
     """The config of a model checkpoint and its `extra` notes."""
+    file, content = Path(folder) / "config.json", _read_json(folder)
+    try:
+        return config_from_dict(ModelConfig, content["model"]), content.get("extra", {})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: not a checkpoint's config ({error!r})") from error
+
+
+def _read_json(folder: str | Path) -> dict[str, Any]:
     file = Path(folder) / "config.json"
     try:
         content = json.loads(file.read_text())
@@ -129,38 +142,27 @@ def read_config(folder: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
             raise CheckpointError(
                 f"{file}: format {content['format']}, this version reads {FORMAT}"
             )
-        return config_from_dict(ModelConfig, content["model"]), content.get("extra", {})
+        return content
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing: {folder} is not a model checkpoint") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not a checkpoint's config ({error!r})") from error
 
 
-def digest(path: str | Path) -> str:
-    """12 hex digits that name a model checkpoint: another weight or another config gives others."""
+def digest(path: str | Path, part: str | None = None) -> str:
+    """12 hex digits that name a model checkpoint: another weight, config or tokenizer gives others.
+
+    With `part` ("vqgan") they name its weights alone, and are NO_PART where there are none.
+    """
     folder = resolve(path)
-    checksums = (_metadata(folder / "params").custom_metadata or {}).get("crc32")
-    content = [checksums, config_to_dict(read_config(folder)[0])]
+    checksums = (_metadata(folder / "params").custom_metadata or {}).get("crc32") or {}
+    content: list[Any] = [checksums, config_to_dict(read_config(folder)[0])]
+    content.append(_read_json(folder).get("tokenizer"))
+    if part is not None:
+        content = [{n: crc for n, crc in checksums.items() if n.startswith(f"{part}/")}]
+        if not content[0]:
+            return NO_PART
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def crc32_of_leaves(tree: Any) -> dict[str, str]:
-    """{"transformer/layers/00/q": "9ae0daaf", …}: CRC-32 of every leaf's bytes in row-major order."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {leaf_name(path): crc32_of(leaf) for path, leaf in leaves}
-
-
-def crc32_of(leaf: Any) -> str:
-    """CRC-32 of one array's bytes in row-major order, 8 hex digits; every process of a cluster calls it."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    array = np.ascontiguousarray(jax.device_get(leaf))
-    return f"{zlib.crc32(array.reshape(-1).view(np.uint8).data):08x}"
-
-
-def leaf_name(path: tuple) -> str:
-    """A leaf's path as "a/b/c"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def on_first_process(action: Callable[[], Any]) -> None:
@@ -178,12 +180,28 @@ def write_json(file: Path, content: Any) -> None:
     os.replace(temporary, file)
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    if not any((folder / name).exists() for name in ("text_tokenizer.json", "tokenizer.model")):
-        return None
-    from lumina_jax.unirep.text import load_tokenizer
+def read_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a model checkpoint, None where it has none; CheckpointError if it is not the one saved."""
+    folder = resolve(path)
+    expected = _read_json(folder).get("tokenizer")
+    found = None
+    if any((folder / name).exists() for name in ("text_tokenizer.json", "tokenizer.model")):
+        from lumina_jax.unirep.text import load_tokenizer
 
-    return load_tokenizer(folder)
+        found = load_tokenizer(folder)
+    if expected is not None and (found is None or found.fingerprint != expected):
+        raise CheckpointError(
+            f"{folder}: its tokenizer is {'missing' if found is None else 'damaged'}; fetch the folder again"
+        )
+    return found
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Take the temporary folder's name out of Orbax's mark of success, and put it in its place."""
+    mark = temporary / "params" / "commit_success.txt"
+    if mark.exists():
+        mark.write_text("Checkpoint commit was successful\n")
+    _swap(temporary, path)
 
 
 def _swap(temporary: Path, path: Path) -> None:

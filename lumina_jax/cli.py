@@ -1,27 +1,29 @@
 """Command lines: run files with overrides, and errors in one clear line with exit code 2."""
 
 import importlib.util
+import io
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from lumina_jax.config import Experiment
 
-USAGE = "usage: python train.py RUN_FILE --workdir DIR [--init CHECKPOINT] [--field value …]"
+USAGE = "usage: python train.py RUN_FILE [--workdir DIR] [--init CHECKPOINT] [--field value …]"
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """Where a run lives; the rest of the command line overrides fields of the run file's Experiment."""
 
-    workdir: Path  # checkpoints, metrics and the released model; the same command resumes
+    # checkpoints, metrics and the released model; the same command resumes; default: runs/RUN_FILE's name
+    workdir: Path | None = None
     init: Path | None = None  # a model checkpoint whose weights start a fresh run
     data_dir: Path | None = None  # drawn and tokenised data, shared by runs; default: workdir/data
-    cpu_devices: int = (
-        1  # on a machine without accelerator: split the processor, one device a core trains fastest
-    )
+    # on a machine without accelerator: split the processor, one device a core trains fastest
+    cpu_devices: int = 1
     distributed: bool = False  # join the other processes of a cluster (TPU pod, SLURM)
 
 
@@ -55,7 +57,7 @@ def load_run_file(path: str | Path) -> Experiment:
 
 def parse_run(arguments: Sequence[str]) -> tuple[RunOptions, Experiment]:
     """(options, experiment) of a training command line; misspelt flags are refused with a hint."""
-    import tyro
+    from tyro import conf
 
     if not arguments or arguments[0].startswith("-"):
         if {"-h", "--help"} & set(arguments):
@@ -65,7 +67,7 @@ def parse_run(arguments: Sequence[str]) -> tuple[RunOptions, Experiment]:
     run_file, *rest = arguments
     default = load_run_file(run_file)
 
-    unnamed = tyro.conf.arg(name="")  # `--train.seed`, not `--experiment.train.seed`
+    unnamed = conf.arg(name="")  # `--train.seed`, not `--experiment.train.seed`
 
     def both(
         options: Annotated[RunOptions, unnamed],
@@ -73,13 +75,65 @@ def parse_run(arguments: Sequence[str]) -> tuple[RunOptions, Experiment]:
     ) -> tuple[RunOptions, Experiment]:
         return options, experiment
 
-    return tyro.cli(
+    options, experiment = parse_arguments(
         both,
-        args=rest,
+        rest,
         prog=f"train.py {run_file}",
         description=default.description or "Train what the run file describes.",
-        config=(tyro.conf.AvoidSubcommands,),
+        config=(conf.AvoidSubcommands,),
     )
+    if options.workdir is None:
+        options = replace(options, workdir=Path("runs") / Path(run_file).stem)
+    return options, experiment
+
+
+def parse_arguments(
+    target: Any, arguments: Sequence[str] | None = None, *, prog: str, **options: Any
+) -> Any:
+    """`tyro.cli` whose refusals are a ValueError of one line instead of a box on the screen."""
+    import tyro
+
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(target, args=arguments, prog=prog, **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_in_one_line(box.getvalue())} (--help lists all)") from None
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro's box says: the complaint, and the first options that were perhaps meant.
+
+    Its sections stand between rulers: a title (part of the frame where the terminal can draw one), the complaint,
+    then hints, the last of them where to find help.
+    """
+    framed = box.lstrip().startswith("╭")
+    sections = list(_sections(box))[0 if framed else 1 :]
+    if not sections:
+        return " ".join(box.split())
+    text = " ".join(sections[0])
+    for hint in sections[1:]:
+        if hint[0].startswith("Perhaps you meant"):
+            names = [line.split()[0] for line in hint[1:] if line.startswith("--")]
+            text += f"; perhaps {' or '.join(names[:2])}?" if names else ""
+    return text
+
+
+def _sections(box: str) -> Iterator[list[str]]:
+    """The lines inside of a box, split at its rulers and its frame."""
+    section: list[str] = []
+    for line in box.splitlines():
+        text = line.strip(" │")
+        if text.startswith(("╭", "╰")) or not text.strip("─-"):
+            if section:
+                yield section
+            section = []
+        else:
+            section.append(text)
+    if section:
+        yield section
 
 
 def describe(config: Any, indent: str = "") -> str:

@@ -70,14 +70,12 @@ class VQGANConfig:
     code_width: int = 256  # E [M]
     num_codes: int = 8192  # M [M]
     num_groups: int = 32  # GroupNorm [M]
-    norm: Literal["group", "pixel"] = (
-        "group"  # statistics over the image [M], or of each pixel alone: local codes
-    )
+    # statistics over the image [M], or of each pixel alone: local codes
+    norm: Literal["group", "pixel"] = "group"
     stem_px: int = 1  # space-to-depth factor before conv_in (and depth-to-space after conv_out); 1 in Chameleon
     dropout: float = 0.0
-    separable: bool = (
-        False  # 3x3 convolutions as 3x3 per channel then 1x1, for small models; Chameleon: plain
-    )
+    # 3x3 convolutions as 3x3 per channel then 1x1, for small models; Chameleon: plain
+    separable: bool = False
     normalise_codes: bool = False  # cosine distance on l2-normalised codes; Chameleon: Euclidean
 
     @property
@@ -130,9 +128,8 @@ class Stage:
     mixture: tuple[tuple[str, float], ...]  # (source name, weight); sources fix area and sizes
     max_tokens: int = 4096  # S; longer records are an error, shorter are padded
     warmup_steps: int = 0  # linear, from the previous stage's last rate (from 0 in the first)
-    final_ratio: float = (
-        1.0  # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
-    )
+    # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
+    final_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         require(self.steps > 0, f"stage of {self.steps} steps: want at least 1")
@@ -160,12 +157,10 @@ class LossConfig:
     """The transformer's objective."""
 
     z_loss: float = 1e-5  # times mean logsumexp^2 over predicted positions [P]
-    context_dropout: float = (
-        0.1  # share of samples reduced to their image alone, for guidance [P App. F]
-    )
-    logits_chunk: int = (
-        0  # positions whose logits are held at once, recomputed going back; 0: all (and accuracy)
-    )
+    # share of samples reduced to their image alone, for guidance [P App. F]
+    context_dropout: float = 0.1
+    # positions whose logits are held at once, recomputed going back; 0: all (and accuracy)
+    logits_chunk: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,9 +174,8 @@ class VQGANLossConfig:
     adversarial: float = 0.0  # weight of the patch discriminator's hinge loss once it is on
     adversarial_start: int = 0  # step at which it is switched on
     codebook_decay: float = 0.99  # exponential moving average of the codebook
-    restart_below: float = (
-        0.03  # codes used less often than this share of uniform are re-seeded from the batch
-    )
+    # codes used less often than this share of uniform are re-seeded from the batch
+    restart_below: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -196,15 +190,12 @@ class ScenesSource:
         tuple[int, int], ...
     ] = ()  # (width, height) px; empty: every allowed crop up to max_ratio
     max_ratio: float = 2.0  # when `sizes` is empty
-    reserved: bool = (
-        False  # also the shapes and the colour kept from the transformer, for the VQGAN
-    )
-    answers: float = (
-        0.0  # share of answer images (segmentation, depth, …) instead of renders, for the VQGAN
-    )
-    crop_px: int = (
-        0  # for the VQGAN: side of random square crops; 0 trains on whole images, one size a batch
-    )
+    # also the shapes and the colour kept from the transformer, for the VQGAN
+    reserved: bool = False
+    # share of answer images (segmentation, depth, …) instead of renders, for the VQGAN
+    answers: float = 0.0
+    # for the VQGAN: side of random square crops; 0 trains on whole images, one size a batch
+    crop_px: int = 0
     tasks: tuple[tuple[str, float], ...] = (
         ("text_to_image", 1.0),
     )  # (row of data.recipes.RECIPES, weight)
@@ -244,15 +235,21 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     vqgan_loss: VQGANLossConfig = VQGANLossConfig()
     mesh: MeshConfig = MeshConfig()
-    zero_code_logits: bool = (
-        False  # a run with --init starts the head's rows of the image codes at zero [L]
-    )
-    seed: int = 0
+    # a fresh run starts the rows of image codes alike where the codebook is: small models learn faster
+    codebook_tables: bool = False
+    # a run with --init starts the head's rows of the image codes at zero [L]
+    zero_code_logits: bool = False
+    seed: int = 0  # of the weights a run starts from, and of dropout
     log_every: int = 20  # steps
     save_every: int = 500  # steps
     keep_last: int = 2  # checkpoints
     eval_every: int = 1000  # steps between sample grids; 0: never
     eval_prompts: tuple[str, ...] = ()  # drawn as a grid at every evaluation
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_every", "keep_last"):
+            require(getattr(self, name) >= 1, f"{name} {getattr(self, name)}: want at least 1")
+        require(self.eval_every >= 0, f"eval_every {self.eval_every}: want 0 (never) or more")
 
 
 @dataclass(frozen=True)

@@ -19,26 +19,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.checkpoint import (
+    CheckpointError,
     LoadedModel,
-    crc32_of_leaves,
     digest,
     load_model,
     read_config,
     resolve,
 )
+from lumina_jax.checksums import crc32_of_leaves, leaf_name
 from lumina_jax.config import ModelConfig, SampleConfig, VQGANConfig
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.dims import Array
 from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.image_files import Picture, open_image
 from lumina_jax.model.chameleon import forward
+from lumina_jax.model.params import abstract_params
 from lumina_jax.sampling.generate import Generated, Progress, Request, generate, prepare
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.unirep.conversation import conversation_ids, prompt_ids
 from lumina_jax.unirep.image_tokens import fit_image, image_sentence, parse_image
 from lumina_jax.unirep.tasks import text_to_image
 from lumina_jax.unirep.text import TextTokenizer
-from lumina_jax.vqgan.codec import decode, encode, from_pixels, to_pixels
+from lumina_jax.vqgan.codec import abstract_vqgan, decode, encode, from_pixels, to_pixels
 
 Size = tuple[int, int]  # (width, height) px
 
@@ -89,7 +91,8 @@ class Lumina:
             raise ValueError(
                 f"{folder}: has no {' and no '.join(missing)}; want a complete model checkpoint"
             )
-        settings = config_from_dict(SampleConfig, notes["sample"]) if "sample" in notes else None
+        _check_trees(folder, loaded)
+        settings = _own_settings(folder, notes)
         parts = loaded.params["transformer"], loaded.params["vqgan"]
         return cls(loaded.config, *parts, loaded.tokenizer, settings, digest(folder))
 
@@ -213,6 +216,33 @@ class Lumina:
 
     def _pixels(self, codes: np.ndarray) -> np.ndarray:
         return np.asarray(_decode(self.vqgan_params, codes[None], self.config.vqgan))[0]
+
+
+def _check_trees(folder: Path, loaded: LoadedModel) -> None:
+    """CheckpointError where the weights are not those that the config describes."""
+    config = loaded.config
+    wanted = {
+        "transformer": abstract_params(replace(config.transformer, scan_layers=False)),
+        "vqgan": abstract_vqgan(config.vqgan),
+    }
+    want, got = (
+        {leaf_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (wanted, loaded.params)
+    )
+    odd = sorted(name for name in {*want, *got} if want.get(name) != got.get(name))
+    if odd:
+        raise CheckpointError(
+            f"{folder}: {odd[0]} is {got.get(odd[0], 'missing')}, its config.json wants "
+            f"{want.get(odd[0], 'none')}; fetch the folder again"
+        )
+
+
+def _own_settings(folder: Path, notes: Mapping[str, Any]) -> SampleConfig | None:
+    """The sampling settings in a checkpoint's notes, None where there are none."""
+    try:
+        return config_from_dict(SampleConfig, notes["sample"]) if "sample" in notes else None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}/config.json: extra.sample: {error}") from None
 
 
 def _broadcast(

@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lumina_jax import checkpoint
-from lumina_jax.checkpoint import CheckpointError, crc32_of, load_model, read_config, save_model
+from lumina_jax import checkpoint, checksums
+from lumina_jax.checkpoint import (
+    ASSETS,
+    CheckpointError,
+    digest,
+    load_model,
+    read_config,
+    resolve,
+    save_model,
+)
+from lumina_jax.checksums import crc32_of
 from lumina_jax.model.presets import PRESETS
 
 CONFIG = PRESETS["scenes"]
@@ -89,7 +98,7 @@ def test_crash_between_the_renames_leaves_the_old_one(tmp_path: Path, monkeypatc
 
 def test_changed_values_are_refused_by_name(tmp_path: Path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "crc32_of", lambda leaf: "00000000")
+        patch.setattr(checksums, "crc32_of", lambda leaf: "00000000")
         path = save_model(tmp_path / "model", trees(), CONFIG)
     with pytest.raises(CheckpointError, match="transformer/layers/00/q is damaged"):
         load_model(path)
@@ -123,6 +132,34 @@ def test_missing_pieces_are_named(tmp_path: Path):
     (path / "config.json").write_text("[")
     with pytest.raises(CheckpointError, match="not a checkpoint's config"):
         load_model(path)
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, small_tokenizer):
+    path = save_model(tmp_path / "model", trees(), CONFIG, small_tokenizer)
+    before = digest(path)
+    (file,) = [*path.glob("tokenizer.model"), *path.glob("text_tokenizer.json")]
+    content = file.read_bytes()
+    at = content.index(b"circle")
+    file.write_bytes(content[:at] + b"cirkle" + content[at + 6 :])
+    with pytest.raises(CheckpointError, match="its tokenizer is damaged"):
+        load_model(path)
+    file.unlink()
+    with pytest.raises(CheckpointError, match="its tokenizer is missing"):
+        load_model(path)
+    assert digest(save_model(tmp_path / "bare", trees(), CONFIG)) != before
+
+
+def test_a_folder_named_like_a_shipped_model_does_not_hide_it(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenes" / "1.0.0").mkdir(parents=True)
+    assert resolve("scenes").is_relative_to(ASSETS)
+
+
+def test_no_path_of_this_machine_is_left_in_a_checkpoint(tmp_path: Path):
+    path = save_model(tmp_path / "model", trees(), CONFIG)
+    texts = [file.read_bytes() for file in path.rglob("*") if file.is_file()]
+    assert not any(str(tmp_path).encode() in text for text in texts)
+    load_model(path)
 
 
 def test_crc32_is_of_the_bytes_in_row_major_order():

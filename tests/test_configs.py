@@ -1,6 +1,7 @@
 """Every run file loads, and its step can be built."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 from lumina_jax.cli import load_run_file
 from lumina_jax.config import Experiment, ScenesSource
 from lumina_jax.config_json import config_from_dict, config_to_dict
-from lumina_jax.data.images import source_sizes
+from lumina_jax.data.images import record_rng, source_sizes
+from lumina_jax.data.recipes import make_conversation
+from lumina_jax.data.scenes.captions import held_out_text
+from lumina_jax.data.scenes.scene import RESERVED_COLOURS, RESERVED_SHAPES, held_out, sample_scene
 from lumina_jax.model.params import count_params, init_params, param_letters
 from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum
@@ -68,6 +72,24 @@ def test_run_file_loads_and_survives_json(path: Path):
     known = {source.name for source in experiment.data.sources}
     mixed = {name for stage in experiment.train.stages for name, _ in stage.mixture}
     assert mixed == known
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
+def test_transformer_runs_keep_what_is_held_out_from_training(path: Path):
+    """Sentences, pairs and looks as the run itself would make them, some of every source and size."""
+    experiment = load_run_file(path)
+    drawn = [s for s in experiment.data.sources if isinstance(s, ScenesSource)]
+    for source in drawn if experiment.trainee == "transformer" else []:
+        assert not source.reserved
+        sizes = source_sizes(source, experiment.model.grid)
+        for index in range(60):
+            size = sizes[index % len(sizes)]
+            words = make_conversation(source, size, index).turns[0]["value"]
+            assert held_out_text(words.splitlines()[-1]) is None
+            assert not {*RESERVED_SHAPES, *RESERVED_COLOURS} & {*words.replace(",", "").split()}
+            things = sample_scene(record_rng(source, index, "scene"), *size).objects
+            looks = [(thing.colour, thing.shape) for thing in things]
+            assert not any(held_out(*pair) for pair in combinations(looks, 2))
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)

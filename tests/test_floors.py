@@ -17,7 +17,7 @@ PACKAGE = "lumina_jax"
 FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its folder has an entry of its own
     "dims config config_json",
     "unirep",
-    "ops sharding",
+    "ops sharding checksums",
     "model vqgan",
     "checkpoint image_files generated_image contact_sheet train.curriculum",
     "convert data",

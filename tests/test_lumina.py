@@ -42,6 +42,23 @@ def test_pixels_are_the_decoded_ids(small_lumina) -> None:
     np.testing.assert_array_equal(small_lumina.decode_image(image.ids), image.pixels)
 
 
+def test_weights_that_are_not_the_configs_are_refused(small_lumina, tmp_path: Path) -> None:
+    model = small_lumina
+    deeper = replace(model.config.transformer, num_layers=3)
+    config = replace(model.config, transformer=deeper)
+    path = save_model(tmp_path / "model", model.loaded.params, config, model.tokenizer)
+    with pytest.raises(CheckpointError, match="transformer/layers/02/.* is missing"):
+        Lumina.load(path)
+
+
+def test_unknown_sampling_settings_are_refused(small_lumina, tmp_path: Path) -> None:
+    model = small_lumina
+    notes = {"sample": {"guidence": 3.0}}
+    path = save_model(tmp_path / "model", model.loaded.params, model.config, model.tokenizer, notes)
+    with pytest.raises(CheckpointError, match="extra.sample.*guidence"):
+        Lumina.load(path)
+
+
 def test_one_prompt_with_several_seeds_gives_a_list(small_lumina) -> None:
     images = small_lumina.generate("a red star", (48, 32), seed=[1, 2, 3], **FEW)
     assert [image.seed for image in images] == [1, 2, 3]

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax.checkpoint import load_model, save_model
+from lumina_jax.checkpoint import load_model, read_config, save_model
+from lumina_jax.config import SampleConfig
+from lumina_jax.config_json import config_from_dict
 from lumina_jax.model.presets import PRESETS
 from lumina_jax.release import release
 
@@ -22,6 +24,15 @@ def test_release_keeps_the_weights_rounded_to_bfloat16(trained: Path, tmp_path: 
     after = load_model(release(trained, tmp_path / "shipped")).params["vqgan"]["w"]
     assert after.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(before.astype(jnp.bfloat16)), np.asarray(after))
+
+
+def test_release_writes_the_sampling_settings_and_keeps_them(trained: Path, tmp_path: Path):
+    first = release(trained, tmp_path / "first", sample=SampleConfig(guidance=2.5, image_top_k=9))
+    again = release(first, tmp_path / "again")
+    for folder in (first, again):
+        settings = config_from_dict(SampleConfig, read_config(folder)[1]["sample"])
+        assert (settings.guidance, settings.image_top_k, settings.temperature) == (2.5, 9, 1.0)
+    assert "sample" not in read_config(release(trained, tmp_path / "plain"))[1]
 
 
 def test_release_refuses_other_dtypes_and_writes_nothing(trained: Path, tmp_path: Path):

@@ -71,6 +71,7 @@ BAD = {
     "top-k": ([*PROMPT, "--top-k", "0"], "top-k must be at least 1"),
     "seed": ([*PROMPT, "--seed", "-3"], "seed -3: want 0 to 2147483647"),
     "an impossible folder": ([*PROMPT, "--out", "/dev/null/x.png"], "cannot write there"),
+    "a jpeg": ([*PROMPT, "--out", "x.jpg"], "images are written as PNG"),
     "a file as folder": ([*PROMPT, "--out", "/dev/null"], "cannot write there"),
     "one file for two": ([*PROMPT, *PROMPT, "--out", "x.png"], "one file for 2 images"),
     "sheet as jpeg": (["--contact-sheet", "sheet.jpg"], "want a name that ends in .png"),
@@ -110,4 +111,4 @@ def test_misspelt_flag_ends_the_program_with_code_2() -> None:
     command = [sys.executable, "sample.py", "--promt", "a star"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "--prompt" in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and "perhaps --prompt?" in result.stderr

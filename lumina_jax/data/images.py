@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from lumina_jax.config import GridConfig, ScenesSource
-from lumina_jax.data import scenes
 from lumina_jax.data.shards import (
     default_workers,
     finish,
@@ -27,6 +26,7 @@ from lumina_jax.data.shards import (
 )
 
 IMAGES_PER_SHARD = 512
+DRAWN_BY = ("data/scenes/*.py", "data/images.py")  # the code that decides what a picture shows
 ANSWER_MAPS = ("segmentation", "depth", "normals", "pose", "boxes")
 
 
@@ -96,16 +96,16 @@ def pack_image(image: np.ndarray) -> bytes:
 def source_digest(source: ScenesSource, sizes: list[tuple[int, int]], *more: str) -> str:
     """12 hex digits that change with the source, the sizes, the code that draws, and `more`."""
     fields = {k: v for k, v in dataclasses.asdict(source).items() if k not in ("name", "crop_px")}
-    content = json.dumps([fields, sizes, scenes_fingerprint(), *more], sort_keys=True)
+    content = json.dumps([fields, sizes, digest_of_code(*DRAWN_BY), *more], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 @cache
-def scenes_fingerprint() -> str:
-    """A digest of the code that draws and describes scenes: shards from older code are not reused."""
-    files = sorted(Path(scenes.__file__).parent.glob("*.py"))
-    code = b"".join(file.read_bytes() for file in files)
-    return hashlib.sha256(code).hexdigest()[:12]
+def digest_of_code(*patterns: str) -> str:
+    """12 hex digits of the package's files that match: what older code made is not taken for the new code's."""
+    package = Path(__file__).parents[1]
+    files = sorted(file for pattern in patterns for file in package.glob(pattern))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _count(source: ScenesSource, shard: int, num_shards: int) -> int:

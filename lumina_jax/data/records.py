@@ -1,6 +1,5 @@
 """Pre-tokenised conversations: record i of a source is a pure function of (source, VQGAN, tokenizer, i)."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +8,7 @@ import msgpack
 import numpy as np
 
 from lumina_jax.config import ModelConfig, ScenesSource
-from lumina_jax.data import recipes
-from lumina_jax.data.images import source_digest, source_sizes
+from lumina_jax.data.images import digest_of_code, source_digest, source_sizes
 from lumina_jax.data.recipes import Conversation, make_conversation
 from lumina_jax.data.shards import (
     default_workers,
@@ -29,6 +27,8 @@ from lumina_jax.unirep.text import TextTokenizer
 RECORDS_PER_SHARD = 2048
 CHUNK = 256  # records drawn at a time by one process
 ENCODE_BATCH = 32  # images of one size
+# the code that decides which tokens a scene becomes
+WRITTEN_BY = ("data/recipes.py", "unirep/*.py", "vqgan/*.py")
 
 EncodeBatch = Callable[[np.ndarray], np.ndarray]  # uint8[B,Y,X,3] -> codes [B,P,Q]
 
@@ -89,11 +89,11 @@ def ensure_records(
     """
     from tqdm import tqdm
 
-    from lumina_jax.checkpoint import crc32_of_leaves
+    from lumina_jax.checksums import crc32_of_leaves
 
     sizes = source_sizes(source, model.grid)
     codes_of = sorted(crc32_of_leaves({"vqgan": vqgan_params}).items())
-    wording = hashlib.sha256(Path(recipes.__file__).read_bytes()).hexdigest()
+    wording = digest_of_code(*WRITTEN_BY)
     depends = (repr(codes_of), repr(model.vqgan), repr(model.grid), model.image_layout, wording)
     digest = source_digest(source, sizes, tokenizer.fingerprint, *depends)
     folder = Path(data_dir) / f"{source.name}-{digest}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from lumina_jax.cli import run_main
+from lumina_jax.cli import parse_arguments, run_main
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Options:
 
 def main() -> None:
     """Parse the command line, score, print a table, write the JSON."""
-    options = tyro.cli(Options, description=__doc__)
+    options = parse_arguments(Options, prog="python -m lumina_jax.evals", description=__doc__)
     if options.prompts_per_category < 1 or options.num_images < 1:
         raise ValueError("nothing to score: want at least 1 prompt a category and 1 image")
     if options.out is not None:

@@ -4,6 +4,7 @@ Every prompt is a sentence that `captions.held_out_text` keeps out of training, 
 coloured objects name only held-out pairs of (colour, shape). Those that choose the guidance are another set.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -75,7 +76,7 @@ def eval_prompts(
     """`per_category` prompts of each category, in the order of CATEGORIES: a pure function of its arguments.
 
     `purpose` is "eval" for the scores and "choose" for the choice of guidance: two disjoint sets of sentences. A
-    sentence comes again only when its category has no other left.
+    sentence comes again only when its category has no other left, and then at another size.
     """
     prompts = []
     for index, category in enumerate(CATEGORIES):
@@ -85,7 +86,7 @@ def eval_prompts(
             [rng.permutation(len(pool)) for _ in range(-(-per_category // len(pool)))]
         )
         prompts += [pool[i] for i in order[:per_category]]
-    return [_sized(prompt, index) for index, prompt in enumerate(prompts)]
+    return _sized(prompts)
 
 
 @cache
@@ -102,10 +103,16 @@ def candidates(category: str, purpose: str) -> tuple[Prompt, ...]:
     return tuple(found)
 
 
-def _sized(prompt: Prompt, index: int) -> Prompt:
-    """The prompt at the size of its turn."""
-    width_px, height_px = SIZES_PX[index % len(SIZES_PX)]
-    return replace(prompt, width_px=width_px, height_px=height_px)
+def _sized(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Every prompt at the next size in turn, or the first after it that its sentence has not had."""
+    taken: set[tuple[str, tuple[int, int]]] = set()
+    sized = []
+    for index, prompt in enumerate(prompts):
+        turns = [SIZES_PX[(index + step) % len(SIZES_PX)] for step in range(len(SIZES_PX))]
+        size = next((size for size in turns if (prompt.text, size) not in taken), turns[0])
+        taken.add((prompt.text, size))
+        sized.append(replace(prompt, width_px=size[0], height_px=size[1]))
+    return sized
 
 
 Body = tuple[tuple[Include, ...], tuple[int, str, int] | None, str]

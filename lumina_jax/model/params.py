@@ -12,10 +12,11 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.block import Block, Context
 from lumina_jax.model.chameleon import Chameleon
-from lumina_jax.model.weights import layer_name
+from lumina_jax.model.weights import EMBEDDING_STD, layer_name
 from lumina_jax.ops.rope import rotation
 
 Params = dict[str, Any]
+CODE_LOGIT_STD = 0.05  # of the head's rows of image codes that start from a codebook
 
 
 def init_params(config: TransformerConfig, key: Array) -> Params:
@@ -25,6 +26,23 @@ def init_params(config: TransformerConfig, key: Array) -> Params:
     layers = jax.vmap(lambda key: nn.unbox(_init_block(config, key)))(keys)
     params = {**nn.unbox(_init_outer(config, outer_key)), "layers": layers}
     return params if config.scan_layers else unstack_layers(params)
+
+
+def with_codebook_tables(params: Params, codebook: Array, first_code_id: int, key: Array) -> Params:
+    """Fresh weights whose rows of image codes are one random projection of `codebook` [M, E], in both tables.
+
+    Codes that look alike start alike. The embedding's rows have unit scale here, so that a token is not drowned by
+    the first layer's output; the head's have CODE_LOGIT_STD.
+    """
+    embedding, head = params["embed"]["table"], params["head"]["table"]
+    vectors = codebook.astype(jnp.float32)
+    vectors = (vectors - vectors.mean(0)) / vectors.std()
+    shape = (vectors.shape[1], embedding.shape[1])
+    rows = vectors @ jax.random.normal(key, shape) / math.sqrt(shape[0])
+    codes = slice(first_code_id, first_code_id + len(rows))
+    embedding = (embedding / EMBEDDING_STD).at[codes].set(rows.astype(embedding.dtype))
+    head = head.at[codes].set((CODE_LOGIT_STD * rows).astype(head.dtype))
+    return {**params, "embed": {"table": embedding}, "head": {"table": head}}
 
 
 def abstract_params(config: TransformerConfig) -> Params:

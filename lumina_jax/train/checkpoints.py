@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from lumina_jax.checkpoint import UNFINISHED, CheckpointError, leaf_name, quiet, short
+from lumina_jax.checkpoint import UNFINISHED, CheckpointError, quiet, short
+from lumina_jax.checksums import leaf_name
 
 FOLDER = "checkpoints"
 
@@ -68,7 +69,7 @@ class TrainCheckpoints:
             except CheckpointError as error:
                 print(f"warning: {error}; falling back to the one before", file=sys.stderr)
                 self._set_aside(step)
-        if steps:
+        if steps or any(self.folder.glob("damaged-*")):
             raise CheckpointError(
                 f"{self.folder}: every checkpoint is damaged; start again in another workdir, "
                 f"with --init {self.folder.parent / 'model'} to keep the weights"

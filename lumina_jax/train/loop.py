@@ -12,8 +12,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lumina_jax.checkpoint import load_model, save_model
+from lumina_jax.checkpoint import (
+    NO_PART,
+    CheckpointError,
+    digest,
+    load_model,
+    read_config,
+    save_model,
+)
 from lumina_jax.config import Experiment
+from lumina_jax.config_json import config_to_dict
 from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
@@ -25,7 +33,7 @@ OnEval = Callable[[Any, int, Path], Mapping[str, float]]  # (state, step, workdi
 
 
 class NonFiniteLoss(ValueError):
-    """The loss became NaN or infinite; the last good checkpoint is kept."""
+    """The loss or its gradient became NaN or infinite; the last good checkpoint is kept."""
 
 
 def train(
@@ -43,10 +51,11 @@ def train(
     workdir of another config, and NonFiniteLoss naming the step.
     """
     workdir = Path(workdir)
-    claim_workdir(experiment, workdir)
     curriculum = Curriculum(experiment.train.stages)
     layout = make_layout(experiment.train.mesh)
+    _check_batches(experiment, layout)
     trainee = make_trainee(experiment, curriculum, layout)
+    claim_workdir(experiment, workdir, trainee.made_with)
     checkpoints = TrainCheckpoints(workdir, experiment.train.keep_last)
     try:
         run = _Run(experiment, workdir, trainee, curriculum, layout, checkpoints, on_eval)
@@ -77,7 +86,6 @@ class _Run:
         self.abstract = jax.eval_shape(trainee.init, self.seed_key)
         self.shardings = trainee.shardings(self.abstract)
         self.batch_sharding = batch_sharding(layout)
-        self._check_batches()
         whole = replicated(layout)
 
         def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
@@ -92,16 +100,6 @@ class _Run:
             out_shardings=(self.shardings, whole),
             donate_argnums=0,
         )
-
-    def _check_batches(self) -> None:
-        for index, stage in enumerate(self.experiment.train.stages):
-            try:
-                self.batch_sharding.shard_shape((stage.batch_size, 1))
-            except ValueError:
-                raise ValueError(
-                    f"train.stages.{index}.batch_size {stage.batch_size} does not divide over the mesh "
-                    f"{dict(self.batch_sharding.mesh.shape)}: use a multiple of its batch axes"
-                ) from None
 
     def start(self, init: str | Path | None) -> Any:
         """The newest intact checkpoint's state, else a fresh one."""
@@ -121,10 +119,19 @@ class _Run:
             part = self.experiment.trainee
             places = {part: self.trainee.weight_shardings()}
             weights = load_model(init, parts=(part,), shardings=places).params[part]
+            self._compare_codes(init)
             place = _jit_for_one_call(self.trainee.with_weights, out_shardings=self.shardings)
             state = place(state, weights)
             self._say(f"starting from the weights of {init}")
         return state
+
+    def _compare_codes(self, init: str | Path) -> None:
+        """Warn of weights that were trained on the codes of another VQGAN."""
+        theirs, ours = digest(init, "vqgan"), self.trainee.made_with.get("vqgan")
+        if ours and theirs not in (ours, NO_PART):
+            self._say(
+                f"warning: {init} was trained with another VQGAN than these assets; its image codes mean others"
+            )
 
     def to_the_end(self, state: Any, batches: Iterator[Mapping[str, np.ndarray]]) -> None:
         """Train until the curriculum ends or a signal asks to stop; save either way."""
@@ -155,7 +162,7 @@ class _Run:
                     self.log.write(step, self.on_eval(state, step, self.workdir))
             if pending is not None:
                 self._report(*pending)
-            if step > self.saved:
+            if step > self.saved or not self._is_released(step):
                 self._save(step, state)
             self.checkpoints.wait()
         if first:
@@ -167,9 +174,10 @@ class _Run:
     def _report(self, step: int, metrics: Any) -> None:
         """Show and log a step's metrics; NonFiniteLoss when its loss is not a number."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not np.isfinite(values["loss"]):
+        loss, gradient = values["loss"], values["grad_norm"]
+        if not np.isfinite([loss, gradient]).all():
             raise NonFiniteLoss(
-                f"step {step}: the loss is {values['loss']}; the checkpoint of step "
+                f"step {step}: the loss is {loss}, the norm of its gradient {gradient}; the checkpoint of step "
                 f"{self.checkpoints.latest() or 0} is intact: lower the learning rate or clip_norm"
             )
         speed = self.progress.update(step, values)
@@ -179,10 +187,19 @@ class _Run:
     def _save(self, step: int, state: Any) -> None:
         """A checkpoint to resume from, written in the background, and the released model."""
         self.saved = step
-        self.checkpoints.save(step, state, {"step": step, "seed": self.experiment.train.seed})
+        if self.checkpoints.latest() != step:
+            self.checkpoints.save(step, state, {"step": step, "seed": self.experiment.train.seed})
         notes = {"step": step, "trainee": self.experiment.trainee}
+        notes["sample"] = config_to_dict(self.experiment.sample)
         trees, model = self.trainee.release(state), self.experiment.model
         save_model(self.workdir / "model", trees, model, self.trainee.tokenizer, notes)
+
+    def _is_released(self, step: int) -> bool:
+        """Whether `model/` holds this step: a kill between a checkpoint and its model leaves an older one."""
+        try:
+            return read_config(self.workdir / "model")[1].get("step") == step
+        except CheckpointError:
+            return False
 
     def _place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         place = jax.make_array_from_process_local_data
@@ -191,6 +208,19 @@ class _Run:
     def _say(self, line: str) -> None:
         if jax.process_index() == 0:
             print(line, file=sys.stderr)
+
+
+def _check_batches(experiment: Experiment, layout: Layout) -> None:
+    """ValueError for a stage whose batch the mesh cannot split."""
+    sharding = batch_sharding(layout)
+    for index, stage in enumerate(experiment.train.stages):
+        try:
+            sharding.shard_shape((stage.batch_size, 1))
+        except ValueError:
+            raise ValueError(
+                f"train.stages.{index}.batch_size {stage.batch_size} does not divide over the mesh "
+                f"{dict(sharding.mesh.shape)}: use a multiple of its batch axes"
+            ) from None
 
 
 def _jit_for_one_call(function: Callable, **options: Any) -> Callable:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.checkpoint import LoadedModel, load_model, on_first_process
+from lumina_jax.checkpoint import LoadedModel, digest, load_model, on_first_process, read_tokenizer
 from lumina_jax.config import Experiment, RecordSource, ScenesSource
 from lumina_jax.data.images import ensure_images, source_sizes
 from lumina_jax.data.pipeline import PixelSource, Rows, pixel_batches, token_batches
@@ -23,6 +23,7 @@ from lumina_jax.model.params import (
     param_letters,
     stack_layers,
     unstack_layers,
+    with_codebook_tables,
 )
 from lumina_jax.sharding import Layout, param_shardings, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum
@@ -49,6 +50,7 @@ class Trainee(NamedTuple):
     ]  # data folder -> first step -> batches
     release: Callable[[Any], dict[str, Any]]  # state -> the trees of a model checkpoint
     tokenizer: Any  # what a model checkpoint carries beside its trees
+    made_with: Mapping[str, str]  # digests of the assets that say what the ids mean
 
 
 def make_trainee(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
@@ -96,8 +98,16 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         params = unstack_layers(params) if config.scan_layers else params
         return {"transformer": params, "vqgan": vqgan}
 
+    def init(key: jax.Array) -> Any:
+        params = init_params(config, key)
+        if train.codebook_tables:
+            codebook, table_key = vqgan["quantize"]["embedding"], jax.random.fold_in(key, 1)
+            first_code_id = assets.tokenizer.vocab.first_code_id
+            params = with_codebook_tables(params, codebook, first_code_id, table_key)
+        return init_state(params, optimizer, ema_decay)
+
     return Trainee(
-        init=lambda key: init_state(init_params(config, key), optimizer, ema_decay),
+        init=init,
         with_weights=with_weights,
         weight_shardings=weight_shardings,
         step=make_train_step(model, train.loss, optimizer, ema_decay, layout),
@@ -105,6 +115,7 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         batches=batches,
         release=release,
         tokenizer=assets.tokenizer,
+        made_with=_made_with(experiment.assets, assets.tokenizer),
     )
 
 
@@ -143,7 +154,8 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
         shardings=lambda state: jax.tree.map(lambda _: replicated(layout), state),
         batches=batches,
         release=lambda state: {"vqgan": released_params(state)},
-        tokenizer=None,
+        tokenizer=_tokenizer_for(experiment),
+        made_with={},
     )
 
 
@@ -162,6 +174,17 @@ def _built_once(build: Callable[[], Path]) -> Path:
 
 def _rows() -> Rows:
     return Rows(jax.process_index(), jax.process_count())
+
+
+def _made_with(assets: str, tokenizer: Any) -> dict[str, str]:
+    return {"vqgan": digest(assets, "vqgan"), "tokenizer": tokenizer.fingerprint}
+
+
+def _tokenizer_for(experiment: Experiment) -> Any:
+    """The tokenizer of a VQGAN run's assets, if it names as many codes: the released VQGAN then serves as assets."""
+    tokenizer = read_tokenizer(experiment.assets)
+    fits = tokenizer is not None and tokenizer.vocab.num_codes == experiment.model.vqgan.num_codes
+    return tokenizer if fits else None
 
 
 def _assets(experiment: Experiment) -> LoadedModel:

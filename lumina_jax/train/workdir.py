@@ -1,6 +1,7 @@
 """The folder of a run: which config it belongs to, and what of it may change when the run is resumed."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,23 @@ FREE_FIELDS = {
     "data": ("num_workers",),
     "train": ("log_every", "save_every", "keep_last", "eval_every", "eval_prompts", "mesh"),
 }
+ASSETS = "made_with"  # key of the assets' digests beside the config's own
 
 
-def claim_workdir(experiment: Experiment, workdir: Path) -> None:
-    """Write the config into a new workdir; ValueError when it holds another run's."""
+def claim_workdir(
+    experiment: Experiment, workdir: Path, made_with: Mapping[str, str] | None = None
+) -> None:
+    """Write the config into a new workdir; ValueError when it holds another run's.
+
+    `made_with`: digests of the assets, {"vqgan": …, "tokenizer": …}: with others in their place the same ids would
+    mean other things from one step to the next.
+    """
     file, content = workdir / "config.json", config_to_dict(experiment)
+    made_with = dict(made_with or {})
     if file.exists():
-        found = differing_fields(_bound(_read_config(file)), _bound(content))
+        before, its_assets = _read_config(file)
+        found = differing_fields(_bound(before), _bound(content))
+        found += differing_fields(its_assets, made_with, "assets")
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise ValueError(
@@ -30,16 +41,18 @@ def claim_workdir(experiment: Experiment, workdir: Path) -> None:
 
     def write() -> None:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(file, content)
+        write_json(file, {**content, ASSETS: made_with})
 
     on_first_process(write)
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    """A workdir's config as this version would write it: fields that are new since have their defaults."""
+def _read_config(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A workdir's config as this version would write it, new fields at their defaults; and its assets' digests."""
     try:
-        return config_to_dict(config_from_dict(Experiment, json.loads(file.read_text())))
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        content = json.loads(file.read_text())
+        made_with = content.pop(ASSETS, {})
+        return config_to_dict(config_from_dict(Experiment, content)), made_with
+    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file}: not a run's config ({error}); use another --workdir") from error
 
 

@@ -29,8 +29,21 @@ def test_losses_equal_the_originals(golden, golden_release):
         ids[row, :length] = golden["conv_ids"][:length]
         labels[row, :length] = golden["conv_labels"][:length]
     logits, _ = forward(params, config, jnp.asarray(ids))
-    got = cross_entropy_and_z(logits, shift_labels(jnp.asarray(labels)))
+    shifted = shift_labels(jnp.asarray(labels))
+    got = cross_entropy_and_z(logits, shifted)
     assert int(got.num_predicted) == 99
-    # The stored losses carry about 4e-5 of rounding that the stored logits (equal within 1e-5) do not.
+    # The same logits in float64: what remains against the stored losses (3.5e-5 and 3.9e-5 of cross-entropy, 0.2e-5
+    # and 1.8e-5 of z) is not this function's. Where it comes from is not known: the stored logits agree within 1e-5.
+    exact_ce, exact_z = losses_in_float64(np.asarray(logits, np.float64), np.asarray(shifted))
+    np.testing.assert_allclose(got.cross_entropy, exact_ce, rtol=1e-6)
+    np.testing.assert_allclose(got.z_loss, exact_z, rtol=1e-6)
     np.testing.assert_allclose(got.cross_entropy, golden["closs"], rtol=5e-5)
-    np.testing.assert_allclose(got.z_loss, golden["zloss"], rtol=5e-5)
+    np.testing.assert_allclose(got.z_loss, golden["zloss"], rtol=2e-5)
+
+
+def losses_in_float64(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Cross-entropy and mean squared logsumexp over labels that are not negative, by numpy."""
+    rows = labels >= 0
+    normaliser = np.log(np.exp(logits[rows]).sum(-1))
+    chosen = np.take_along_axis(logits[rows], labels[rows][:, None], -1)[:, 0]
+    return float((normaliser - chosen).mean()), float((normaliser**2).mean())

@@ -10,12 +10,14 @@ import pytest
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.model.params import (
+    CODE_LOGIT_STD,
     abstract_params,
     count_params,
     init_params,
     param_letters,
     stack_layers,
     unstack_layers,
+    with_codebook_tables,
 )
 from lumina_jax.model.presets import PRESETS
 from lumina_jax.model.weights import letter_sizes
@@ -114,3 +116,19 @@ def test_param_letters_give_the_shapes(scan_layers):
         abstract_params(config),
         param_letters(config),
     )
+
+
+def test_codebook_tables_are_alike_where_the_codes_are():
+    config = replace(CONFIG, width=64, vocab_size=40)
+    params = init_params(config, jax.random.key(0))
+    codebook = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8)), jnp.float32)
+    codebook = codebook.at[1].set(codebook[0] + 0.01)
+    found = with_codebook_tables(params, codebook, 5, jax.random.key(1))
+    for name, std in (("embed", 1.0), ("head", CODE_LOGIT_STD)):
+        rows = np.asarray(found[name]["table"])
+        assert 0.7 * std < rows[5:21].std() < 1.3 * std
+        near, far = (np.linalg.norm(rows[5] - rows[other]) for other in (6, 7))
+        assert near < 0.1 * far
+    np.testing.assert_array_equal(found["head"]["table"][:5], params["head"]["table"][:5])
+    np.testing.assert_allclose(found["embed"]["table"][21:], params["embed"]["table"][21:] / 0.02)
+    assert found["layers"] is params["layers"]

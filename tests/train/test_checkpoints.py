@@ -82,6 +82,16 @@ def test_donated_state_is_saved_as_it_was(tmp_path: Path):
     checkpoints.close()
 
 
+def test_a_run_of_damaged_checkpoints_is_never_begun_anew(tmp_path: Path):
+    save_steps(tmp_path, 1)
+    damage(tmp_path, 1)
+    for _ in range(2):
+        checkpoints = TrainCheckpoints(tmp_path)
+        with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+            checkpoints.restore(abstract(state_at(0)))
+        checkpoints.close()
+
+
 def test_leftovers_of_a_kill_are_removed(tmp_path: Path):
     save_steps(tmp_path, 1)
     leftover = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"

@@ -30,6 +30,13 @@ from lumina_jax.train.loop import train
 train(config_from_dict(Experiment, json.loads(config)), workdir)
 """
 
+# scenes_quick in nine steps: every stage, source, checkpoint and evaluation of it, with fewer of each
+SHORT = ["--train.log-every", "1", "--train.save-every", "2", "--train.eval-every", "5"]
+for part in ("0", "1", "2"):
+    SHORT += [f"--data.sources.{part}.num-records", "64"]
+    SHORT += [f"--train.stages.{part}.steps", "3", f"--train.stages.{part}.batch-size", "4"]
+    SHORT += [f"--train.stages.{part}.warmup-steps", "0"]
+
 
 def start(
     experiment: Experiment, workdir: Path, count: int = 1, index: int = 0, port: int = 0
@@ -50,7 +57,22 @@ def finish(process: subprocess.Popen, workdir: Path) -> None:
 
 
 def losses(workdir: Path) -> list[tuple[int, float]]:
-    return [(int(row["step"]), row["loss"]) for row in read_metrics(workdir)]
+    return [(int(row["step"]), row["loss"]) for row in read_metrics(workdir) if "loss" in row]
+
+
+def step_to_die_at(workdir: Path, total: int) -> int:
+    """A random step after those that `workdir` has logged and before the last."""
+    step = random.randint(len(read_metrics(workdir)) + 1, total - 1)
+    print(f"to be killed at step {step}")  # shown by pytest where the test fails
+    return step
+
+
+def kill_at(step: int, process: subprocess.Popen, workdir: Path) -> None:
+    """SIGKILL once `step` is logged: it must not have ended by itself before."""
+    while process.poll() is None and not any(at >= step for at, _ in losses(workdir)):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
 
 
 @pytest.fixture
@@ -63,15 +85,27 @@ def whole(tiny_run: Callable[..., Experiment], tmp_path: Path) -> list[tuple[int
 
 @pytest.mark.slow
 def test_killed_at_random_steps_equals_uninterrupted(tiny_run, whole, tmp_path: Path):
-    workdir, rng = tmp_path / "killed", random.Random()
+    workdir = tmp_path / "killed"
     for _ in range(3):
-        process, step = start(tiny_run(save_every=2), workdir), rng.randint(1, 7)
-        while process.poll() is None and len(read_metrics(workdir)) < step:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_at(step_to_die_at(workdir, 8), start(tiny_run(save_every=2), workdir), workdir)
     finish(start(tiny_run(save_every=2), workdir), workdir)
     assert losses(workdir) == whole
+
+
+@pytest.mark.slow
+def test_quick_run_killed_at_a_random_step_equals_uninterrupted(tmp_path: Path):
+    def start_quick(workdir: Path) -> subprocess.Popen:
+        with (tmp_path / f"{workdir.name}-0.log").open("a") as log:
+            command = [sys.executable, "train.py", "configs/scenes_quick.py", *SHORT]
+            places = ["--workdir", str(workdir), "--data-dir", str(tmp_path / "data")]
+            return subprocess.Popen([*command, *places], cwd=ROOT, stdout=log, stderr=log)
+
+    plain, killed = tmp_path / "plain", tmp_path / "killed"
+    finish(start_quick(plain), plain)
+    kill_at(step_to_die_at(killed, 9), start_quick(killed), killed)
+    finish(start_quick(killed), killed)
+    assert [step for step, _ in losses(killed)] == list(range(1, 10))
+    assert losses(killed) == losses(plain)
 
 
 @pytest.mark.slow

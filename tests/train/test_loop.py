@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 
 from lumina_jax.checkpoint import load_model
 from lumina_jax.config import Experiment, OptimizerConfig
+from lumina_jax.config_json import config_to_dict
 from lumina_jax.train.loop import NonFiniteLoss, train
 from lumina_jax.train.metrics import read_metrics
 
@@ -95,7 +97,8 @@ def test_finished_run_learned_and_released_its_model(tiny_run, finished):
     model = load_model(workdir / "model")
     assert set(model.params) == {"transformer", "vqgan"} and model.tokenizer is not None
     notes = json.loads((workdir / "model" / "config.json").read_text())["extra"]
-    assert notes == {"step": 8, "trainee": "transformer"}
+    settings = config_to_dict(tiny_run().sample)
+    assert notes == {"step": 8, "trainee": "transformer", "sample": settings}
 
 
 def test_finished_run_started_again_does_nothing(tiny_run, finished):
@@ -128,6 +131,23 @@ def test_init_takes_the_weights_only(tiny_run, finished, tmp_path: Path, small_t
     assert [row["step"] for row in numbers(tmp_path)] == [1]
 
 
+def test_a_model_lost_after_the_last_checkpoint_is_written_again(
+    tiny_run, finished, tmp_path: Path
+):
+    whole = finished(tiny_run())
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    shutil.rmtree(workdir / "model")
+    train(tiny_run(), workdir)
+    assert_same_model(workdir, whole)
+
+
+def test_a_wrong_setting_claims_no_workdir(tiny_run, tmp_path: Path):
+    with pytest.raises(ValueError, match="no checkpoint there"):
+        train(replace(tiny_run(), assets="nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_non_finite_loss_stops_and_names_the_step(tiny_run, tmp_path: Path):
     stage = replace(tiny_run().train.stages[0], learning_rate=1e38, warmup_steps=0)
     optimizer = OptimizerConfig(clip_norm=1e30)
@@ -149,4 +169,4 @@ def test_vqgan_interrupted_equals_uninterrupted(tiny_vqgan_run, finished, tmp_pa
     assert numbers(tmp_path) == numbers(whole)
     assert len(numbers(whole)) == 4
     assert_same_model(tmp_path, whole)
-    assert load_model(whole / "model").tokenizer is None
+    assert load_model(whole / "model").tokenizer is None  # the shipped one names more codes

@@ -28,6 +28,13 @@ def test_what_does_not_reach_the_weights_may_change(tiny_run, tmp_path: Path):
     claim_workdir(replace(changed, description="again"), tmp_path)
 
 
+def test_other_assets_are_refused(tiny_run, tmp_path: Path):
+    claim_workdir(tiny_run(), tmp_path, {"vqgan": "a1", "tokenizer": "b1"})
+    claim_workdir(tiny_run(), tmp_path, {"vqgan": "a1", "tokenizer": "b1"})
+    with pytest.raises(ValueError, match="assets.vqgan: 'a1' -> 'a2'"):
+        claim_workdir(tiny_run(), tmp_path, {"vqgan": "a2", "tokenizer": "b1"})
+
+
 def test_fields_newer_than_the_workdir_have_their_defaults(tiny_run, tmp_path: Path):
     claim_workdir(tiny_run(), tmp_path)
     file = tmp_path / "config.json"

@@ -19,6 +19,8 @@ from lumina_jax.data.scenes.scene import (
     relation,
 )
 
+OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
 
 @dataclass(frozen=True)
 class Question:
@@ -112,11 +114,7 @@ def _position(scene: Scene, rng: np.random.Generator) -> Asked:
             0
         ].removeprefix("to the ")
     answer = "yes" if rng.random() < 0.5 else "no"
-    told = (
-        where
-        if answer == "yes"
-        else _pick(rng, [name for name in RELATION_WORDING if name != where])
-    )
+    told = where if answer == "yes" else OPPOSITES[where]
     return f"Is {names[0]} {RELATION_WORDING[told][0]} {names[1]}?", answer
 
 

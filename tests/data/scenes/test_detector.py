@@ -21,6 +21,7 @@ from lumina_jax.data.scenes.scene import (
 RADII = radii(128)  # of the canvas that objects placed by hand stand on
 CANVASES = ((96, 96), (128, 128), (160, 96), (96, 160), (256, 64))
 ALL_CANVASES = (*CANVASES, (96, 128), (128, 64), (96, 192), (192, 192), (256, 256), (320, 192))
+ALL_CANVASES += ((112, 112), (144, 112), (112, 144), (128, 96), (112, 80), (80, 112))
 TOLERANCE_PX = 4
 NEW_LOOKS = {"recoloured": "colour", "reshaped": "shape"}
 

@@ -58,8 +58,10 @@ def answer_again(scene, text):
     if match := re.fullmatch(
         r"Is (the \w+ \w+) (?:to the )?(left of|right of|above|below) (.+)\?", text
     ):
-        where = answer_again(scene, f"Where is {match[1]} as seen from {match[3]}?")
-        return "yes" if where == match[2] else "no"
+        first, second = thing_of(scene, match[1]), thing_of(scene, match[3])
+        dx, dy = first.x - second.x, first.y - second.y
+        along = {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[match[2]]
+        return "yes" if along > 0 else "no"
     if match := re.fullmatch(r"Which is larger, (.+) or (.+)\?", text):
         return max(match.groups(), key=lambda phrase: SIZES[thing_of(scene, phrase).size])
     if match := re.fullmatch(r"Is (.+) larger than (.+)\?", text):
