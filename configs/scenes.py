@@ -3,7 +3,7 @@
     python train.py configs/scenes_quick.py --workdir runs/scenes_quick --cpu-devices 2
     python train.py configs/scenes.py --workdir runs/scenes --init runs/scenes_quick/model --cpu-devices 2
 
-Hardware: two CPU cores.
+Hardware: two CPU cores. Expected: see the card in lumina_jax/assets/scenes/README.md.
 """
 
 from lumina_jax.config import (
@@ -28,8 +28,8 @@ def get_config() -> Experiment:
     shared = {"batch_size": 32, "learning_rate": 4e-3, "max_tokens": 104}
     mixture = (("scenes_128", 0.75), ("scenes_112", 0.25))
     stages = (
-        Stage(1200, mixture=mixture, warmup_steps=50, **shared),
-        Stage(1200, mixture=mixture, final_ratio=0.02, **shared),
+        Stage(800, mixture=mixture, warmup_steps=50, **shared),
+        Stage(900, mixture=mixture, final_ratio=0.02, **shared),
     )
     train = TrainConfig(
         stages=stages,
@@ -37,6 +37,6 @@ def get_config() -> Experiment:
             "muon", weight_decay=0.01, clip_norm=1.0, adam_ratio=0.5, ema_decay=0.99
         ),
         save_every=250,
-        eval_every=1200,
+        eval_every=850,
     )
     return Experiment("transformer", PRESETS["scenes"], DataConfig(sources), train)

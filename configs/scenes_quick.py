@@ -2,7 +2,8 @@
 
     python train.py configs/scenes_quick.py --workdir runs/scenes_quick --cpu-devices 2
 
-Hardware: two CPU cores.
+Hardware: two CPU cores, half an hour: 1.6 minutes to tokenise, 25 to train. Expected: a loss of 3.9 after 100 steps,
+1.0 after 1,000 and 0.7 at the end; `python -m lumina_jax.evals runs/scenes_quick/model --guidance 1.5` gives 0.48.
 """
 
 from lumina_jax.config import (

@@ -5,7 +5,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ class RunOptions:
     """Where a run lives; the rest of the command line overrides fields of the run file's Experiment."""
 
     # checkpoints, metrics and the released model; the same command resumes; default: runs/RUN_FILE's name
-    workdir: Path | None = None
+    workdir: Path
     init: Path | None = None  # a model checkpoint whose weights start a fresh run
     data_dir: Path | None = None  # drawn and tokenised data, shared by runs; default: workdir/data
     # on a machine without accelerator: split the processor, one device a core trains fastest
@@ -66,25 +66,23 @@ def parse_run(arguments: Sequence[str]) -> tuple[RunOptions, Experiment]:
         raise ValueError(f"name a run file first. {USAGE}")
     run_file, *rest = arguments
     default = load_run_file(run_file)
+    defaults = RunOptions(workdir=Path("runs") / Path(run_file).stem)
 
     unnamed = conf.arg(name="")  # `--train.seed`, not `--experiment.train.seed`
 
     def both(
-        options: Annotated[RunOptions, unnamed],
+        options: Annotated[RunOptions, unnamed] = defaults,
         experiment: Annotated[Experiment, unnamed] = default,
     ) -> tuple[RunOptions, Experiment]:
         return options, experiment
 
-    options, experiment = parse_arguments(
+    return parse_arguments(
         both,
         rest,
         prog=f"train.py {run_file}",
         description=default.description or "Train what the run file describes.",
         config=(conf.AvoidSubcommands,),
     )
-    if options.workdir is None:
-        options = replace(options, workdir=Path("runs") / Path(run_file).stem)
-    return options, experiment
 
 
 def parse_arguments(

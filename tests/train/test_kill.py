@@ -30,6 +30,7 @@ from lumina_jax.train.loop import train
 train(config_from_dict(Experiment, json.loads(config)), workdir)
 """
 
+QUICKLY = "--xla_backend_optimization_level=0"  # compile more than compute
 # scenes_quick in nine steps: every stage, source, checkpoint and evaluation of it, with fewer of each
 SHORT = ["--train.log-every", "1", "--train.save-every", "2", "--train.eval-every", "5"]
 for part in ("0", "1", "2"):
@@ -43,7 +44,7 @@ def start(
 ) -> subprocess.Popen:
     """A training process with four devices over `count` processes."""
     devices = f"--xla_force_host_platform_device_count={4 // count}"
-    environment = {**os.environ, "XLA_FLAGS": devices, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": f"{devices} {QUICKLY}", "PYTHONPATH": str(ROOT)}
     config = json.dumps(config_to_dict(experiment))
     arguments = [str(workdir), config, f"127.0.0.1:{port}", str(count), str(index)]
     with (workdir.parent / f"{workdir.name}-{index}.log").open("a") as log:
@@ -98,7 +99,10 @@ def test_quick_run_killed_at_a_random_step_equals_uninterrupted(tmp_path: Path):
         with (tmp_path / f"{workdir.name}-0.log").open("a") as log:
             command = [sys.executable, "train.py", "configs/scenes_quick.py", *SHORT]
             places = ["--workdir", str(workdir), "--data-dir", str(tmp_path / "data")]
-            return subprocess.Popen([*command, *places], cwd=ROOT, stdout=log, stderr=log)
+            environment = {**os.environ, "XLA_FLAGS": QUICKLY}
+            return subprocess.Popen(
+                [*command, *places], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
 
     plain, killed = tmp_path / "plain", tmp_path / "killed"
     finish(start_quick(plain), plain)
