@@ -3,7 +3,8 @@
     python train.py configs/scenes_quick.py --workdir runs/scenes_quick --cpu-devices 2
     python train.py configs/scenes.py --workdir runs/scenes --init runs/scenes_quick/model --cpu-devices 2
 
-Hardware: two CPU cores. Expected: see the card in lumina_jax/assets/scenes/README.md.
+Hardware: two CPU cores, twenty minutes more. Expected: the loss rises to 0.85 and falls to 0.68; the score of
+`python -m lumina_jax.evals runs/scenes/model --guidance 2` goes from 0.48 to 0.52.
 """
 
 from lumina_jax.config import (
