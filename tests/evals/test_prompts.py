@@ -116,3 +116,9 @@ def test_judge_refuses_the_opposite_relation():
         radii = {first.radius, second.radius}
         if len(radii) == 1:  # else one may stick out of the canvas
             assert judge(prompt, read(replace(scene, objects=swapped), prompt)) is False
+
+
+def test_no_sentence_comes_twice_at_one_size():
+    prompts = eval_prompts(100)
+    assert len({(p.text, p.width_px, p.height_px) for p in prompts}) == 600
+    assert len({p.text for p in prompts}) == 465  # said in docs/benchmarks.md
