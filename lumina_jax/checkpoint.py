@@ -156,9 +156,10 @@ def digest(path: str | Path, part: str | None = None) -> str:
     """
     folder = resolve(path)
     checksums = (_metadata(folder / "params").custom_metadata or {}).get("crc32") or {}
-    content: list[Any] = [checksums, config_to_dict(read_config(folder)[0])]
-    content.append(_read_json(folder).get("tokenizer"))
-    if part is not None:
+    if part is None:
+        config, _ = read_config(folder)
+        content = [checksums, config_to_dict(config), _read_json(folder).get("tokenizer")]
+    else:
         content = [{n: crc for n, crc in checksums.items() if n.startswith(f"{part}/")}]
         if not content[0]:
             return NO_PART

@@ -93,8 +93,8 @@ def ensure_records(
 
     sizes = source_sizes(source, model.grid)
     codes_of = sorted(crc32_of_leaves({"vqgan": vqgan_params}).items())
-    wording = digest_of_code(*WRITTEN_BY)
-    depends = (repr(codes_of), repr(model.vqgan), repr(model.grid), model.image_layout, wording)
+    code = digest_of_code(*WRITTEN_BY)
+    depends = (repr(codes_of), repr(model.vqgan), repr(model.grid), model.image_layout, code)
     digest = source_digest(source, sizes, tokenizer.fingerprint, *depends)
     folder = Path(data_dir) / f"{source.name}-{digest}"
     if is_complete(folder):
