@@ -1,16 +1,14 @@
 """Orbax in one place: training checkpoints to resume from, and model checkpoints to load, send and keep.
 
 A model checkpoint is a folder: `config.json`, `text_tokenizer.json` or `tokenizer.model`, and `params/`, an
-Orbax tree with one array a leaf and a CRC-32 a leaf, because Orbax itself loads a flipped bit in silence.
+Orbax tree with one array and one digest a leaf, because Orbax itself loads a flipped bit in silence.
 """
 
 import hashlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,18 +16,22 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from lumina_jax.checksums import crc32_of, crc32_of_leaves, leaf_name
+from lumina_jax.checksums import digests_of_leaves
 from lumina_jax.config import ModelConfig
 from lumina_jax.config_json import config_from_dict, config_to_dict
+from lumina_jax.orbax_io import (
+    DIGESTS,
+    CheckpointError,
+    abstract_arrays,
+    load_arrays,
+    read_digests,
+    read_metadata,
+    storage,
+)
 
-FORMAT = 1  # of the model checkpoint's folder
+FORMAT = 2  # of the model checkpoint's folder
 ASSETS = Path(__file__).parent / "assets"
 NO_PART = "0" * 12  # `digest` of a part that a checkpoint does not have
-UNFINISHED = "*.orbax-checkpoint-tmp"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is absent, incomplete or damaged; the message names the path and what to do."""
 
 
 class LoadedModel(NamedTuple):
@@ -41,19 +43,19 @@ class LoadedModel(NamedTuple):
 
 
 def resolve(path: str | Path) -> Path:
-    """The folder of a checkpoint: a path, or the name of one shipped in `lumina_jax/assets`."""
+    """The folder of a checkpoint, absolute: a path, or the name of one shipped in `lumina_jax/assets`."""
     path = Path(path)
     shipped = ASSETS / path
     if len(path.parts) == 1 and shipped.exists() and not (path / "config.json").exists():
         return shipped  # whatever else has this name here
     previous = path.with_name(path.name + ".previous")
     if not path.exists() and previous.exists():
-        return previous  # a crash between the two renames of `_swap`
+        return previous.absolute()  # a crash between the two renames of `_swap`
     if not path.exists():
         names = sorted(entry.name for entry in ASSETS.glob("*") if entry.is_dir())
         have = f" (shipped: {', '.join(names)})" if names else ""
         raise CheckpointError(f"{path}: no checkpoint there; give its folder{have}")
-    return path
+    return path.absolute()  # Orbax finds nothing under a relative path
 
 
 def save_model(
@@ -80,8 +82,10 @@ def save_model(
 
     on_first_process(begin)
     tree = {name: part for name, part in params.items() if part}
-    ocp.save(temporary / "params", tree, custom_metadata={"crc32": crc32_of_leaves(tree)})
-    on_first_process(lambda: _publish(temporary, path))
+    with storage():
+        notes = {DIGESTS: digests_of_leaves(tree)}
+        ocp.save(temporary / "params", tree, custom_metadata=notes)
+    on_first_process(lambda: publish(temporary, path))
     return path
 
 
@@ -110,15 +114,13 @@ def load_model(
     """
     folder = resolve(path)
     config, _ = read_config(folder)
-    metadata = _metadata(folder / "params")
-    stored = metadata.metadata
+    stored = read_metadata(folder / "params").metadata
     wanted = {name: stored[name] for name in parts if name in stored}
     if not wanted:
         raise CheckpointError(f"{folder}: holds {sorted(stored)}, none of {list(parts)}")
     places = shardings or {}
-    abstract = {n: _abstract(folder, tree, places.get(n)) for n, tree in wanted.items()}
-    params = _load(folder / "params", abstract)
-    _verify(folder / "params", params, (metadata.custom_metadata or {}).get("crc32"))
+    abstract = {n: abstract_arrays(folder, tree, places.get(n)) for n, tree in wanted.items()}
+    params = load_arrays(folder / "params", abstract, read_digests(folder / "params"))
     for name, dtype in (dtypes or {}).items():
         if name in params and dtype is not None:
             params[name] = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), params[name])
@@ -155,12 +157,12 @@ def digest(path: str | Path, part: str | None = None) -> str:
     With `part` ("vqgan") they name its weights alone, and are NO_PART where there are none.
     """
     folder = resolve(path)
-    checksums = (_metadata(folder / "params").custom_metadata or {}).get("crc32") or {}
+    digests = read_digests(folder / "params")
     if part is None:
         config, _ = read_config(folder)
-        content = [checksums, config_to_dict(config), _read_json(folder).get("tokenizer")]
+        content = [digests, config_to_dict(config), _read_json(folder).get("tokenizer")]
     else:
-        content = [{n: crc for n, crc in checksums.items() if n.startswith(f"{part}/")}]
+        content = [{n: value for n, value in digests.items() if n.startswith(f"{part}/")}]
         if not content[0]:
             return NO_PART
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -197,8 +199,8 @@ def read_tokenizer(path: str | Path) -> Any:
     return found
 
 
-def _publish(temporary: Path, path: Path) -> None:
-    """Take the temporary folder's name out of Orbax's mark of success, and put it in its place."""
+def publish(temporary: Path, path: Path) -> None:
+    """Put a complete model checkpoint in its place, its temporary name taken out of Orbax's mark of success."""
     mark = temporary / "params" / "commit_success.txt"
     if mark.exists():
         mark.write_text("Checkpoint commit was successful\n")
@@ -213,78 +215,3 @@ def _swap(temporary: Path, path: Path) -> None:
         os.replace(path, previous)
     os.replace(temporary, path)
     shutil.rmtree(previous, ignore_errors=True)
-
-
-def _metadata(path: Path) -> Any:
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing: copy the whole checkpoint folder")
-    try:
-        with quiet():
-            found = ocp.metadata(path)
-    except Exception as error:  # Orbax raises half a dozen unrelated types for a damaged folder
-        raise CheckpointError(f"{path}: unreadable ({short(error)}); fetch it again") from error
-    if found.metadata is None:
-        raise CheckpointError(f"{path}: unreadable (its list of arrays is damaged); fetch it again")
-    return found
-
-
-def _load(path: Path, abstract: Any) -> Any:
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    try:
-        with context, quiet():
-            return ocp.load(path, abstract)
-    except Exception as error:
-        raise CheckpointError(f"{path}: unreadable ({short(error)}); fetch it again") from error
-
-
-def _verify(path: Path, params: Any, expected: Mapping[str, str] | None) -> None:
-    if expected is None:
-        raise CheckpointError(f"{path}: no checksums in its metadata; convert or save it again")
-    for key_path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = leaf_name(key_path)
-        if name not in expected:
-            raise CheckpointError(f"{path}: {name} has no checksum; convert or save it again")
-        if crc32_of(leaf) != expected[name]:
-            raise CheckpointError(f"{path}: {name} is damaged (CRC-32 differs); fetch it again")
-
-
-def _abstract(where: Path, tree: Any, shardings: Any) -> Any:
-    """What to load: the stored shapes and dtypes in the wanted places."""
-    if shardings is None:
-        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda _: one, tree)
-    stored, wanted = (set(_names(part)) for part in (tree, shardings))
-    if stored != wanted:
-        lacks, has = sorted(wanted - stored)[:1], sorted(stored - wanted)[:1]
-        raise CheckpointError(
-            f"{where}: weights of another model; it lacks {lacks or 'nothing'}, it has {has or 'nothing'} more"
-        )
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        tree,
-        shardings,
-    )
-
-
-def _names(tree: Any) -> list[str]:
-    return [leaf_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Orbax from logging, over many lines, what is about to be raised in one."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def short(error: Exception) -> str:
-    """An exception of another library in one line."""
-    return (
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error) else ''}"
-    )

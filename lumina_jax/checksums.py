@@ -1,27 +1,96 @@
-"""CRC-32 of the arrays of a tree: what tells a damaged or another weight from the one that was saved."""
+"""Digests of the arrays of a tree: what tells a damaged or another weight from the one that was saved.
 
-import zlib
+A digest is 32 bits: the sum, modulo 2^32, of every element's bits mixed with its place. A sum has no order, so the
+devices that hold the parts of a sharded array add up their own, and no process ever gathers the whole; the mixing
+is a bijection at every place, so no single change goes unnoticed.
+"""
+
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+
+GOLDEN_RATIO = (
+    0x9E3779B9  # times its place, each element gets its own start (Knuth's multiplicative hashing)
+)
+MIXERS = (0x85EBCA6B, 0xC2B2AE35)  # odd multipliers of MurmurHash3's finaliser (public domain)
+SHIFTS = (16, 13, 16)
+PIECE = 1 << 16  # elements mixed at once on the host: what stays in the cache is four times as fast
+WORDS = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
 
 
-def crc32_of_leaves(tree: Any) -> dict[str, str]:
-    """{"transformer/layers/00/q": "9ae0daaf", …}: CRC-32 of every leaf's bytes in row-major order."""
+def digest_of(leaf: Any) -> str:
+    """The digest of one array, 8 hex digits, the same however it is sharded; every process of a cluster calls it."""
+    return _text(device_digest(leaf) if _stays_on_devices(leaf) else host_digest(np.asarray(leaf)))
+
+
+def digests_of_leaves(tree: Any) -> dict[str, str]:
+    """{"transformer/layers/00/q": "9ae0daaf", …}: the digest of every leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {leaf_name(path): crc32_of(leaf) for path, leaf in leaves}
+    remote = {leaf_name(path): leaf for path, leaf in leaves if _stays_on_devices(leaf)}
+    sums = _device_digests(remote) if remote else {}
+    return {
+        leaf_name(path): _text(sums[leaf_name(path)])
+        if leaf_name(path) in sums
+        else digest_of(leaf)
+        for path, leaf in leaves
+    }
 
 
-def crc32_of(leaf: Any) -> str:
-    """CRC-32 of one array's bytes in row-major order, 8 hex digits; every process of a cluster calls it."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    array = np.ascontiguousarray(jax.device_get(leaf))
-    return f"{zlib.crc32(array.reshape(-1).view(np.uint8).data):08x}"
+def host_digest(array: np.ndarray) -> int:
+    """The digest of an array in memory, or mapped into it."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    flat = flat.view(WORDS.get(flat.dtype.itemsize, WORDS[4]))
+    starts = np.arange(min(PIECE, flat.size), dtype=np.uint32) * np.uint32(GOLDEN_RATIO)
+    total = 0
+    for first in range(0, flat.size, PIECE):
+        mixed = flat[first : first + PIECE].astype(np.uint32)
+        mixed ^= starts[: mixed.size] + np.uint32(first * GOLDEN_RATIO & 0xFFFFFFFF)
+        total += int(_mix(mixed, np).sum(dtype=np.uint64))
+    return total & 0xFFFFFFFF
+
+
+@jax.jit
+def device_digest(leaf: jax.Array) -> jax.Array:
+    """The digest, uint32, of an array where it is; of a key array its data."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if leaf.dtype == bool:
+        bits = leaf.astype(jnp.uint32)
+    else:
+        words = WORDS.get(leaf.dtype.itemsize, WORDS[4])
+        bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32)
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    return jnp.sum(_mix(bits ^ (place * jnp.uint32(GOLDEN_RATIO)), jnp), dtype=jnp.uint32)
 
 
 def leaf_name(path: tuple) -> str:
     """A leaf's path as "a/b/c"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+_device_digests = jax.jit(lambda flat: {name: device_digest(leaf) for name, leaf in flat.items()})
+
+
+def _mix(bits: Any, library: Any) -> Any:
+    """Scatter each uint32 over all its bits, so that changes at two places do not cancel."""
+    for shift, factor in zip(SHIFTS, MIXERS, strict=False):
+        bits = (bits ^ (bits >> library.uint32(shift))) * library.uint32(factor)
+    return bits ^ (bits >> library.uint32(SHIFTS[-1]))
+
+
+def _stays_on_devices(leaf: Any) -> bool:
+    """Whether the host has no cheap view of an array: another process holds a part, or an accelerator does."""
+    if not isinstance(leaf, jax.Array):
+        return False
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return True
+    platforms = {device.platform for device in leaf.sharding.device_set}
+    return not leaf.is_fully_addressable or platforms != {"cpu"}
+
+
+def _text(digest: Any) -> str:
+    return f"{int(digest):08x}"

@@ -26,7 +26,7 @@ from lumina_jax.checkpoint import (
     read_config,
     resolve,
 )
-from lumina_jax.checksums import crc32_of_leaves, leaf_name
+from lumina_jax.checksums import digests_of_leaves, leaf_name
 from lumina_jax.config import ModelConfig, SampleConfig, VQGANConfig
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.dims import Array
@@ -112,7 +112,7 @@ class Lumina:
         """12 hex digits that name these weights."""
         if self._digest is not None:
             return self._digest
-        sums = json.dumps(crc32_of_leaves(self.loaded.params), sort_keys=True)
+        sums = json.dumps(digests_of_leaves(self.loaded.params), sort_keys=True)
         return hashlib.sha256(sums.encode()).hexdigest()[:12]
 
     def generate(

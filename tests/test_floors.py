@@ -19,7 +19,7 @@ FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its fold
     "unirep",
     "ops sharding checksums",
     "model vqgan",
-    "checkpoint image_files generated_image contact_sheet train.curriculum",
+    "orbax_io checkpoint model_writer image_files generated_image contact_sheet train.curriculum",
     "convert data",
     "train sampling",
     "lumina",

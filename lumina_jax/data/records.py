@@ -89,10 +89,10 @@ def ensure_records(
     """
     from tqdm import tqdm
 
-    from lumina_jax.checksums import crc32_of_leaves
+    from lumina_jax.checksums import digests_of_leaves
 
     sizes = source_sizes(source, model.grid)
-    codes_of = sorted(crc32_of_leaves({"vqgan": vqgan_params}).items())
+    codes_of = sorted(digests_of_leaves({"vqgan": vqgan_params}).items())
     code = digest_of_code(*WRITTEN_BY)
     depends = (repr(codes_of), repr(model.vqgan), repr(model.grid), model.image_layout, code)
     digest = source_digest(source, sizes, tokenizer.fingerprint, *depends)

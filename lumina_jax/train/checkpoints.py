@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from lumina_jax.checkpoint import UNFINISHED, CheckpointError, quiet, short
-from lumina_jax.checksums import leaf_name
+from lumina_jax.checksums import device_digest, leaf_name
+from lumina_jax.orbax_io import UNFINISHED, CheckpointError, quiet, short, storage
 
 FOLDER = "checkpoints"
 
@@ -30,7 +29,7 @@ class TrainCheckpoints:
         if jax.process_index() == 0:
             for leftover in self.folder.glob(UNFINISHED):
                 shutil.rmtree(leftover)
-        self._digest = jax.jit(lambda flat: {name: digest(leaf) for name, leaf in flat.items()})
+        self._digest = jax.jit(lambda flat: {n: device_digest(leaf) for n, leaf in flat.items()})
         self._keep_last = keep_last
         self._orbax = self._open()
 
@@ -45,7 +44,8 @@ class TrainCheckpoints:
         """Write `state` in the background; it may be donated as soon as this returns."""
         flat = flatten(state)
         notes = {"meta": dict(meta), "digests": self._digest_of(flat)}
-        self._orbax.save_checkpointables_async(step, {"state": flat}, custom_metadata=notes)
+        with storage():
+            self._orbax.save_checkpointables_async(step, {"state": flat}, custom_metadata=notes)
 
     def steps(self) -> list[int]:
         """The complete checkpoints, newest first."""
@@ -116,16 +116,3 @@ def flatten(state: Any) -> dict[str, Any]:
     """{"params.embed.table": leaf, …} in the tree's own order: no empty node, nothing but arrays."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {leaf_name(path).replace("/", "."): leaf for path, leaf in leaves}
-
-
-def digest(leaf: jax.Array) -> jax.Array:
-    """A uint32 of the bits and their places, the same under every sharding: sum of bits * (2654435761 * index + 1)."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(leaf, width) if leaf.dtype != bool else leaf
-    index = jnp.zeros(bits.shape, jnp.uint32)
-    for axis, size in enumerate(bits.shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    weights = index * jnp.uint32(2654435761) + jnp.uint32(1)
-    return jnp.sum(bits.astype(jnp.uint32) * weights, dtype=jnp.uint32)

@@ -1,0 +1,144 @@
+"""Writes a model checkpoint group by group: memory for two groups, resumable after a kill, atomic at the end."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from lumina_jax.checkpoint import publish, write_config, write_json
+from lumina_jax.checksums import digest_of
+from lumina_jax.config import ModelConfig
+from lumina_jax.orbax_io import DIGESTS, CheckpointError, quiet, read_digests, short, storage
+
+UNFINISHED_SUFFIX = ".unfinished"
+SESSION = "params.partial_save"  # where Orbax keeps the groups of `params` until they are joined
+GROUP_METADATA = "_CHECKPOINT_METADATA"  # the file of a complete group that holds what we noted
+SOURCE = "source.json"
+
+
+class ModelWriter:
+    """One model checkpoint being written to `path`; until `finish` everything lies in `path`.unfinished."""
+
+    def __init__(self, path: str | Path, source: Mapping[str, Any]):
+        """Begin, or take up what a killed writer of the same `source` (JSON) left.
+
+        Raises CheckpointError where `path` exists, or holds the unfinished work of another source.
+        """
+        self.path = Path(path).absolute()
+        self.folder = self.path.with_name(self.path.name + UNFINISHED_SUFFIX)
+        self._pending: Any = None
+        if self.path.exists():
+            raise CheckpointError(f"{path} exists: name another destination, or remove it first")
+        begun = self.folder / SOURCE
+        if self.folder.exists() and _read_json(begun) != dict(source):
+            raise CheckpointError(
+                f"{self.folder} holds an unfinished conversion of something else, or with other options: remove it, "
+                "or name another destination"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(begun, dict(source))
+        self.digests = self._take_up()  # of every array that is safely on disk
+
+    def write(self, group: Mapping[str, np.ndarray]) -> None:
+        """Write arrays by name ("transformer/layers/00/q") while the caller goes on; they must not change any more.
+
+        Raises CheckpointError where the group before could not be written.
+        """
+        digests = {name: digest_of(array) for name, array in group.items()}
+        self._wait()
+        with storage():
+            self._pending = ocp.partial.save_async(
+                self.folder / "params", _nested(group), custom_metadata={DIGESTS: digests}
+            )
+        self.digests |= digests
+
+    def finish(
+        self, config: ModelConfig, tokenizer: Any = None, extra: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Join the groups, add config and tokenizer, and put the whole in its place. Returns the checkpoint."""
+        self._wait()
+        params = self.folder / "params"
+        if not params.exists():
+            with self._reporting(), storage():
+                ocp.partial.finalize(params)
+        with self._reporting():
+            write_config(self.folder, config, extra, getattr(tokenizer, "fingerprint", None))
+            if tokenizer is not None:
+                tokenizer.save(self.folder)
+            (self.folder / SOURCE).unlink()
+            publish(self.folder, self.path)
+        return self.path
+
+    def _take_up(self) -> dict[str, str]:
+        """The digests of the arrays that are already written; half-written groups are removed."""
+        session, params = self.folder / SESSION, self.folder / "params"
+        if params.exists():  # killed after the groups were joined
+            return read_digests(params)
+        if not session.exists():
+            return {}
+        digests: dict[str, str] = {}
+        for entry in session.iterdir():
+            if (
+                ".pending_" not in entry.name
+            ):  # killed while they were being joined: cannot be taken up
+                shutil.rmtree(session)
+                return {}
+            found = _read_json(entry / GROUP_METADATA) or {}
+            if "tmp" in entry.name or not (entry / "commit_success.txt").exists():
+                shutil.rmtree(entry)
+            else:
+                digests |= (found.get("custom_metadata") or {}).get(DIGESTS, {})
+        return digests
+
+    def _wait(self) -> None:
+        """Return once the last group is on disk."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with self._reporting():
+                pending.result()
+
+    def _reporting(self) -> "_Reporting":
+        return _Reporting(self.folder)
+
+
+class _Reporting:
+    """Turns what goes wrong while writing into a CheckpointError of one line."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._quiet = folder, quiet()
+
+    def __enter__(self) -> None:
+        self._quiet.__enter__()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._quiet.__exit__(kind, error, trace)
+        if isinstance(error, Exception):
+            full = "No space left on device" in str(error)
+            why = "the disk is full" if full else short(error)
+            raise CheckpointError(
+                f"{self.folder}: writing failed ({why}); mend that and run the same command again, it goes on from here"
+            ) from error
+
+
+def _nested(group: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} as {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for name, array in group.items():
+        *parents, last = name.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = array
+    return tree
+
+
+def _read_json(file: Path) -> Any:
+    """What a JSON file holds, None where it is missing or cut short."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
