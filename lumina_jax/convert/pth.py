@@ -1,164 +1,250 @@
-"""Reads PyTorch's zip checkpoints (.pth, .ckpt) without torch and without running what is inside.
+"""Reads PyTorch's zip checkpoints (.pth, .pt, .ckpt, .bin) without torch and without running what is inside.
 
-The format: a zip of uncompressed members, `data.pkl` (a pickle in which tensors are calls of
-`torch._utils._rebuild_tensor_v2` on persistent ids) and one raw little-endian file per storage in `data/`.
+The format, of torch >= 1.6: a zip of plainly stored members, `data.pkl` (a pickle in which a tensor is a call of
+`torch._utils._rebuild_tensor_v2` on a persistent id) and one raw little-endian file per storage in `data/`.
 """
 
-import pickle
-import struct
-import zipfile
-from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
+from os import PathLike
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-STORAGE_DTYPES = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
-BROKEN = (
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
+from lumina_jax.convert.byte_source import ByteSource, open_source
+from lumina_jax.convert.pickle_tree import (
+    MAX_PICKLE_BYTES,
+    Call,
+    Name,
+    Persistent,
+    read_pickle,
 )
-LOCAL_HEADER_BYTES = 30  # of a zip member, before its name and extra field
+from lumina_jax.convert.stored_tensor import (
+    MAX_TENSORS,
+    BrokenFile,
+    StoredTensor,
+    check_whole,
+    count_elements,
+)
+from lumina_jax.convert.zip_members import ZipMembers
+
+TORCH_DTYPES = {  # torch's name of a dtype -> numpy's; complex, quantised and packed ones are not weights
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "int64": np.dtype(np.int64),
+    "int32": np.dtype(np.int32),
+    "int16": np.dtype(np.int16),
+    "int8": np.dtype(np.int8),
+    "uint64": np.dtype(np.uint64),
+    "uint32": np.dtype(np.uint32),
+    "uint16": np.dtype(np.uint16),
+    "uint8": np.dtype(np.uint8),
+    "bool": np.dtype(np.bool_),
+}
+STORAGES = {  # the older tensors name their dtype by the class of their storage
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+REBUILD = "torch._utils._rebuild_"  # calls that make tensors or parameters
+LEGACY_START = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the pickled magic number
+MAX_DEPTH = 2  # dictionaries around the state dictionary
 
 
-def read_pth(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint by key, memory-mapped; a Lightning file's are found under "state_dict".
+def read_pth(path: str | PathLike) -> dict[str, np.ndarray]:
+    """Every tensor of a checkpoint by key, checksums compared: views of the mapped file.
 
-    Raises FileNotFoundError, or ValueError where the file is not a zip checkpoint, is cut short, or holds
-    tensors outside their storage. Objects of other classes are ignored, never imported.
+    Raises as `open_pth`, and FileNotFoundError.
     """
-    path = Path(path)
+    return {key: stored.read() for key, stored in open_pth(open_source(path)).items()}
+
+
+def open_pth(source: ByteSource) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint by key; only the zip's directory and the pickle are read.
+
+    They are taken from the one dictionary that holds tensors, or from "state_dict" as Lightning writes it.
+    Raises ValueError where the file is of another format, is cut short or damaged, or holds tensors of another
+    kind. Objects of other classes are ignored, never imported.
+    """
+    _refuse_old_formats(source)
     try:
-        with zipfile.ZipFile(path) as archive:
-            root = _read(archive, path)
-    except BROKEN as error:
+        archive = ZipMembers(source)
+        folder = _folder(archive)
+        if f"{folder}byteorder" in archive.members:
+            order = archive.read(f"{folder}byteorder").tobytes()
+            if order.strip() != b"little":
+                raise BrokenFile(f"its byte order is {order[:20]!r}, only little-endian is read")
+        size = archive.members[f"{folder}data.pkl"].size
+        if size > MAX_PICKLE_BYTES:
+            raise BrokenFile(f"a pickle of {size} bytes, at most {MAX_PICKLE_BYTES} are read")
+        root = read_pickle(archive.read(f"{folder}data.pkl").tobytes())
+    except BrokenFile as error:
         raise ValueError(
-            f"{path} is not a whole PyTorch zip checkpoint ({error}): download it again, "
+            f"{source.name} is not a whole PyTorch zip checkpoint ({error}): download it again, "
             "or save it anew with torch >= 1.6"
         ) from error
-    root = root.get("state_dict", root) if isinstance(root, dict) else root
-    if not isinstance(root, dict):
-        raise ValueError(f"{path} holds a {type(root).__name__}: want a dictionary of tensors")
-    tensors = {key: leaf for key, leaf in root.items() if isinstance(leaf, np.ndarray)}
-    if not tensors:
+    tensors = {}
+    for key, value in _state_dict(root, source.name).items():
+        if not _is_tensor(value):
+            continue
+        try:
+            tensors[key] = _stored(key, value, archive, f"{folder}data/")
+        except BrokenFile as error:
+            raise ValueError(f"{source.name}: {key!r} cannot be read: {error}") from error
+    if len(tensors) > MAX_TENSORS:
         raise ValueError(
-            f"{path} holds no tensors: want a state dictionary, got keys {list(root)[:5]}"
+            f"{source.name} has {len(tensors)} tensors, at most {MAX_TENSORS} are read"
         )
     return tensors
 
 
-def _read(archive: zipfile.ZipFile, path: Path) -> Any:
-    """The unpickled root object, its tensors views of the mapped file."""
-    members = {info.filename: info for info in archive.infolist()}
-    pickles = [name for name in members if name.endswith("/data.pkl")]
+def _refuse_old_formats(source: ByteSource) -> None:
+    """ValueError with the reason for what torch wrote before 1.6."""
+    start = source.read(0, min(source.size, 512)).tobytes()
+    if start.startswith(LEGACY_START):
+        raise ValueError(
+            f"{source.name} is in the format before torch 1.6 (no zip): load it there and save it anew"
+        )
+    if start[257:262] == b"ustar":
+        raise ValueError(
+            f"{source.name} is a tar archive, torch's first format: load it there and save it anew"
+        )
+
+
+def _folder(archive: ZipMembers) -> str:
+    """The folder in the archive that everything lies in, "model/"."""
+    pickles = [name for name in archive.members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise KeyError(f"{len(pickles)} members named data.pkl, want 1")
+        raise BrokenFile(f"{len(pickles)} members are named data.pkl, want 1")
     folder = pickles[0].removesuffix("data.pkl")
-    order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in members else b"little"
-    if order.strip() != b"little":
+    if f"{folder}constants.pkl" in archive.members or any(
+        name.startswith(f"{folder}code/") for name in archive.members
+    ):
+        raise BrokenFile("it is a TorchScript program, want a dictionary of tensors")
+    return folder
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether the pickle makes a tensor of any kind here."""
+    return isinstance(value, Call) and str(value.function).startswith(REBUILD)
+
+
+def _state_dict(root: Any, name: str) -> dict[str, Any]:
+    """The dictionary of the root that holds the tensors."""
+    if not isinstance(root, dict):
+        kind = str(root.function) if isinstance(root, Call) else type(root).__name__
+        raise ValueError(f"{name} holds a {kind[:100]!r}: want a dictionary of tensors")
+    holders = dict(_holders(root, (), MAX_DEPTH))
+    if ("state_dict",) in holders:
+        return holders[("state_dict",)]
+    if not holders:
+        keys = [str(key)[:40] for key in list(root)[:5] if isinstance(key, str)]
+        raise ValueError(f"{name} holds no tensors: want a state dictionary, got keys {keys}")
+    if len(holders) > 1:
+        places = [".".join(path)[:60] or "(the root)" for path in holders]
         raise ValueError(
-            f"{path} was written on a big-endian machine: save it on a little-endian one"
+            f"{name} holds tensors in {len(holders)} dictionaries, {places[:5]}: save the wanted one by itself"
         )
-    mapped = np.memmap(path, mode="r", dtype=np.uint8)
-
-    def storage(dtype: np.dtype, key: str) -> np.ndarray:
-        info = members[f"{folder}data/{key}"]
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(
-                f"{path}: member {info.filename} is compressed; PyTorch stores it plain"
-            )
-        header = mapped[info.header_offset : info.header_offset + LOCAL_HEADER_BYTES].tobytes()
-        name_bytes, extra_bytes = struct.unpack("<26xHH", header)
-        start = info.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
-        count = info.file_size // dtype.itemsize
-        return mapped[start : start + count * dtype.itemsize].view(dtype)
-
-    with archive.open(pickles[0]) as file:
-        return _InertUnpickler(file, storage).load()
+    return next(iter(holders.values()))
 
 
-class _Inert:
-    """Stands in for every class and function that is not needed: takes anything, does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "_Inert":
-        return self
-
-    def __setstate__(self, state: Any) -> None: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, value: Any) -> None:
-        """Ignored."""
-
-    def extend(self, values: Any) -> None:
-        """Ignored."""
+def _holders(
+    tree: dict, path: tuple[str, ...], depth: int
+) -> Iterator[tuple[tuple[str, ...], dict]]:
+    """The dictionaries that hold tensors under text keys, with their way from the root."""
+    named = {key: value for key, value in tree.items() if isinstance(key, str)}
+    if any(map(_is_tensor, named.values())):
+        yield path, named
+    for key, value in named.items() if depth else ():
+        if isinstance(value, dict):
+            yield from _holders(value, (*path, key), depth - 1)
 
 
-class _StorageType:
-    """A torch storage class named in the pickle, as its dtype."""
-
-    def __init__(self, dtype: np.dtype) -> None:
-        self.dtype = dtype
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Builds dictionaries and tensors; every other name resolves to `_Inert`."""
-
-    def __init__(self, file: Any, storage: Any) -> None:
-        super().__init__(file)
-        self._storage = storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *_: tensor
-        if module == "torch" and name in STORAGE_DTYPES:
-            return _StorageType(STORAGE_DTYPES[name])
-        return _Inert
-
-    def persistent_load(self, pid: Any) -> Any:
-        kind, storage_type, key = pid[:3]
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise pickle.UnpicklingError(f"unknown storage {pid[:2]}")
-        return self._storage(storage_type.dtype, key)
+def _stored(key: str, call: Call, archive: ZipMembers, folder: str) -> StoredTensor:
+    """The tensor that a call would make; BrokenFile unless it is a plain one inside its storage."""
+    arguments, function = call.arguments, str(call.function).removeprefix(REBUILD)
+    if function.startswith("parameter") and arguments and _is_tensor(arguments[0]):
+        arguments, function = (
+            arguments[0].arguments,
+            str(arguments[0].function).removeprefix(REBUILD),
+        )
+    if function not in ("tensor_v2", "tensor_v3") or len(arguments) < 6:
+        raise BrokenFile(f"it is made by {REBUILD}{function[:60]}, only dense tensors are read")
+    storage, offset, shape, strides = arguments[:4]
+    named = arguments[6] if function == "tensor_v3" and len(arguments) > 6 else None
+    dtype, member = _storage(storage, named, archive, folder)
+    if not isinstance(shape, tuple) or not isinstance(strides, tuple) or len(shape) != len(strides):
+        raise BrokenFile("its shape and strides are not two tuples of one length")
+    check_whole(offset, *strides)
+    count, size = count_elements(shape), archive.members[member].size // dtype.itemsize
+    span = 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if count else 0
+    if offset + span > size:
+        raise BrokenFile(
+            f"a tensor of shape {shape} that ends at element {offset + span} of a storage of {size}"
+        )
+    if count > size:  # a copy of it would be larger than the file
+        raise BrokenFile(f"a tensor of shape {shape} repeats the elements of a storage of {size}")
+    place = offset * dtype.itemsize, (offset + span) * dtype.itemsize
+    byte_strides = tuple(step * dtype.itemsize for step in strides)
+    fetch = partial(_view, archive, member, place, dtype, shape, byte_strides)
+    return StoredTensor(key, shape, dtype, archive.source.name, fetch)
 
 
-def _tensor(
-    storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
+def _storage(value: Any, named: Any, archive: ZipMembers, folder: str) -> tuple[np.dtype, str]:
+    """Dtype and member of a storage; `named` is the dtype of a tensor whose storage has none."""
+    pid = value.pid if isinstance(value, Persistent) else None
+    if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
+        raise BrokenFile("its storage is not one of the file's")
+    _, kind, number, _, length = pid
+    if not isinstance(kind, Name) or not isinstance(number, str):
+        raise BrokenFile("its storage has no dtype or number")
+    if kind.name == "UntypedStorage":
+        name = named.name if isinstance(named, Name) and named.module == "torch" else None
+        unit = 1
+    else:
+        name = STORAGES.get(kind.name) if kind.module in ("torch", "torch.storage") else None
+        unit = TORCH_DTYPES[name].itemsize if name else 1
+    if name not in TORCH_DTYPES:
+        shown = str(named if kind.name == "UntypedStorage" else kind)[:60]
+        raise BrokenFile(f"the dtype {shown!r}, want one of {', '.join(TORCH_DTYPES)}")
+    check_whole(length)
+    member = archive.members.get(f"{folder}{number}")
+    if member is None:
+        raise BrokenFile(f"its storage {number[:40]!r} is not in the file")
+    if member.size != length * unit:
+        raise BrokenFile(f"its storage has {member.size} bytes, {length * unit} are announced")
+    return TORCH_DTYPES[name], member.name
+
+
+def _view(
+    archive: ZipMembers,
+    member: str,
+    place: tuple[int, int],
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    byte_strides: tuple[int, ...],
+    verify: bool,
 ) -> np.ndarray:
-    """A strided view of `storage`; ValueError where it would reach outside."""
-    sizes = (offset, *shape, *strides)
-    if len(shape) != len(strides) or not all(isinstance(n, int) and n >= 0 for n in sizes):
+    """The strided view of a storage's bytes [place), which hold the whole tensor."""
+    try:
+        content = archive.read(member, *place, verify=verify)
+    except BrokenFile as error:
         raise ValueError(
-            f"tensor of shape {shape}, strides {strides}, offset {offset}: want integers >= 0"
-        )
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if 0 not in shape and last >= storage.size:
-        raise ValueError(
-            f"tensor of shape {shape} ends at element {last} of a storage of {storage.size}"
-        )
-    return np.lib.stride_tricks.as_strided(
-        storage[offset:], shape, [step * storage.itemsize for step in strides], writeable=False
-    )
+            f"{archive.source.name} is damaged: {error}: download it again, or copy it anew"
+        ) from error
+    if 0 in shape:
+        return np.frombuffer(b"", dtype).reshape(shape)
+    # numpy holds shape and strides against the buffer once more
+    return np.ndarray(shape, dtype, buffer=content, strides=byte_strides)

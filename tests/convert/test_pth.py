@@ -60,7 +60,7 @@ def test_read_pth_refuses_tensors_outside_their_storage(tmp_path, shape, strides
     """Too long, moved too far, or counting backwards."""
     root = tensor_pickle("w", shape, strides, offset)
     path = write_pth(tmp_path / "a.pth", root, {"0": STORAGE.tobytes()})
-    with pytest.raises(ValueError, match="tensor of shape"):
+    with pytest.raises(ValueError, match="tensor of shape|no whole number"):
         read_pth(path)
 
 

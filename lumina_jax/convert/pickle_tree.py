@@ -1,0 +1,233 @@
+"""Reads a pickle as plain values: a machine of its own that imports nothing, calls nothing and hashes only scalars.
+
+Names, calls and persistent ids stay what they are in the file, for the caller to look at. Containers are never
+walked here, so neither depth nor sharing costs more than the file's length.
+"""
+
+import io
+import pickletools
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lumina_jax.convert.stored_tensor import BrokenFile
+
+MAX_PICKLE_BYTES = 64 * 2**20
+MAX_OPCODES = 4_000_000  # about 50 a tensor
+DAMAGE = (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Name:
+    """A class or function, not imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Call:
+    """A call that was not made; what the pickle does to its result is dropped."""
+
+    function: Any
+    arguments: Any
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Persistent:
+    """What stands for something outside the pickle."""
+
+    pid: Any
+
+
+def read_pickle(content: bytes) -> Any:
+    """The root value: of None, bool, int, float, str, bytes, tuple, list (also for a set), dict and the classes above.
+
+    An OrderedDict is a dict. BrokenFile where the pickle is damaged, too large or needs an unknown opcode.
+    """
+    if len(content) > MAX_PICKLE_BYTES:
+        raise BrokenFile(f"a pickle of {len(content)} bytes, at most {MAX_PICKLE_BYTES} are read")
+    machine = _Machine()
+    try:
+        for number, (opcode, argument, place) in enumerate(pickletools.genops(io.BytesIO(content))):
+            if number >= MAX_OPCODES:
+                raise BrokenFile(f"a pickle of more than {MAX_OPCODES} opcodes")
+            if opcode.name == "STOP":
+                if machine.outer or len(machine.stack) != 1 or place != len(content) - 1:
+                    raise BrokenFile("a pickle that ends too early")
+                return machine.stack.pop()
+            machine.run(opcode.name, argument)
+    except BrokenFile:
+        raise
+    except DAMAGE as error:
+        reason = " ".join(str(error).split())[:100]
+        raise BrokenFile(f"a damaged pickle: {type(error).__name__} {reason}") from error
+    raise BrokenFile("a pickle without an end")
+
+
+class _Machine:
+    """The stack and the memo; a mark puts the stack aside and starts another."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, name: str, argument: Any) -> None:
+        """Carries out one opcode."""
+        if name in _GIVEN:
+            self.stack.append(argument)
+        elif name in _NEW:
+            self.stack.append(_NEW[name]())
+        elif name in _ACTIONS:
+            _ACTIONS[name](self, argument)
+        else:
+            raise BrokenFile(f"the pickle opcode {name}, which no checkpoint needs")
+
+    def pop_marked(self) -> list[Any]:
+        """What lies above the last mark."""
+        above, self.stack = self.stack, self.outer.pop()
+        return above
+
+
+def _pop_several(machine: _Machine, count: int) -> tuple:
+    if len(machine.stack) < count:
+        raise IndexError("the stack is too short")
+    above = tuple(machine.stack[-count:])
+    del machine.stack[-count:]
+    return above
+
+
+def _mark(machine: _Machine, _: Any) -> None:
+    machine.outer.append(machine.stack)
+    machine.stack = []
+
+
+def _pop(machine: _Machine, _: Any) -> None:
+    if machine.stack:
+        machine.stack.pop()
+    else:
+        machine.pop_marked()
+
+
+def _pop_mark(machine: _Machine, _: Any) -> None:
+    machine.pop_marked()
+
+
+def _filled(create: Callable[[list], list | tuple]) -> Callable[[_Machine, Any], None]:
+    def act(machine: _Machine, _: Any) -> None:
+        above = machine.pop_marked()
+        machine.stack.append(create(above))
+
+    return act
+
+
+def _small_tuple(count: int) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.stack.append(_pop_several(machine, count))
+
+
+def _put(machine: _Machine, index: int | None) -> None:
+    machine.memo[len(machine.memo) if index is None else index] = machine.stack[-1]
+
+
+def _get(machine: _Machine, index: int) -> None:
+    machine.stack.append(machine.memo[index])
+
+
+def _extend(machine: _Machine, items: list[Any]) -> None:
+    target = machine.stack[-1]
+    if isinstance(target, list):
+        target.extend(items)
+    elif not isinstance(target, Call):
+        raise TypeError(f"items for a {type(target).__name__}")
+
+
+def _set(machine: _Machine, items: list[Any] | tuple) -> None:
+    target = machine.stack[-1]
+    if len(items) % 2 or not isinstance(target, dict | Call):
+        raise TypeError(f"{len(items)} keys and values for a {type(target).__name__}")
+    if isinstance(target, Call):
+        return
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        # the hash of a deep tuple overflows the stack of C: such a key becomes one that equals nothing
+        key = key if isinstance(key, _SCALARS) else Persistent(None)
+        if key in target:
+            raise BrokenFile(f"a dictionary that has the key {str(key)[:100]!r} twice")
+        target[key] = value
+
+
+def _call(machine: _Machine, count: int) -> None:
+    function, arguments, *_ = _pop_several(machine, count)
+    if not isinstance(function, Name | Call) or not isinstance(arguments, tuple):
+        raise TypeError(f"a call of a {type(function).__name__}")
+    is_dict = isinstance(function, Name) and str(function) == "collections.OrderedDict"
+    machine.stack.append({} if is_dict and not arguments else Call(function, arguments))
+
+
+def _build(machine: _Machine, _: Any) -> None:
+    target, _ = _pop_several(machine, 2)
+    machine.stack.append(target)
+
+
+def _global(machine: _Machine, argument: str) -> None:
+    module, _, name = argument.partition(" ")
+    machine.stack.append(Name(module, name))
+
+
+def _stack_global(machine: _Machine, _: Any) -> None:
+    module, name = _pop_several(machine, 2)
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise TypeError("a name that is not text")
+    machine.stack.append(Name(module, name))
+
+
+def _persistent(machine: _Machine, _: Any) -> None:
+    machine.stack.append(Persistent(machine.stack.pop()))
+
+
+_SCALARS = str | int | float | bytes | None
+_GIVEN = frozenset(
+    "BININT BININT1 BININT2 LONG1 LONG4 INT LONG BINFLOAT FLOAT UNICODE BINUNICODE "
+    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split()
+)
+_NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": list,
+    "EMPTY_TUPLE": tuple,
+}
+_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": lambda machine, _: None,
+    "FRAME": lambda machine, _: None,
+    "MARK": _mark,
+    "POP": _pop,
+    "POP_MARK": _pop_mark,
+    "TUPLE": _filled(tuple),
+    "TUPLE1": _small_tuple(1),
+    "TUPLE2": _small_tuple(2),
+    "TUPLE3": _small_tuple(3),
+    "LIST": _filled(list),
+    "FROZENSET": _filled(list),
+    "BYTEARRAY8": lambda machine, argument: machine.stack.append(bytes(argument)),
+    **dict.fromkeys(["PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"], _put),
+    **dict.fromkeys(["GET", "BINGET", "LONG_BINGET"], _get),
+    "APPEND": lambda machine, _: _extend(machine, [machine.stack.pop()]),
+    "APPENDS": lambda machine, _: _extend(machine, machine.pop_marked()),
+    "ADDITEMS": lambda machine, _: _extend(machine, machine.pop_marked()),
+    "SETITEM": lambda machine, _: _set(machine, _pop_several(machine, 2)),
+    "SETITEMS": lambda machine, _: _set(machine, machine.pop_marked()),
+    "REDUCE": lambda machine, _: _call(machine, 2),
+    "NEWOBJ": lambda machine, _: _call(machine, 2),
+    "NEWOBJ_EX": lambda machine, _: _call(machine, 3),
+    "BUILD": _build,
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    "BINPERSID": _persistent,
+}
