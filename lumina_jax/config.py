@@ -77,6 +77,7 @@ class VQGANConfig:
     # 3x3 convolutions as 3x3 per channel then 1x1, for small models; Chameleon: plain
     separable: bool = False
     normalise_codes: bool = False  # cosine distance on l2-normalised codes; Chameleon: Euclidean
+    has_decoder: bool = True  # False: read from transformers' files, which hold none; only encodes
 
     @property
     def patch_px(self) -> int:

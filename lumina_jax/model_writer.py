@@ -12,7 +12,15 @@ from orbax.checkpoint import v1 as ocp
 from lumina_jax.checkpoint import publish, write_config, write_json
 from lumina_jax.checksums import digest_of
 from lumina_jax.config import ModelConfig
-from lumina_jax.orbax_io import DIGESTS, CheckpointError, quiet, read_digests, short, storage
+from lumina_jax.orbax_io import (
+    DIGESTS,
+    CheckpointError,
+    nested,
+    quiet,
+    read_digests,
+    short,
+    storage,
+)
 
 UNFINISHED_SUFFIX = ".unfinished"
 SESSION = "params.partial_save"  # where Orbax keeps the groups of `params` until they are joined
@@ -52,7 +60,7 @@ class ModelWriter:
         self._wait()
         with storage():
             self._pending = ocp.partial.save_async(
-                self.folder / "params", _nested(group), custom_metadata={DIGESTS: digests}
+                self.folder / "params", nested(group), custom_metadata={DIGESTS: digests}
             )
         self.digests |= digests
 
@@ -122,18 +130,6 @@ class _Reporting:
             raise CheckpointError(
                 f"{self.folder}: writing failed ({why}); mend that and run the same command again, it goes on from here"
             ) from error
-
-
-def _nested(group: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} as {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for name, array in group.items():
-        *parents, last = name.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = array
-    return tree
 
 
 def _read_json(file: Path) -> Any:

@@ -108,3 +108,15 @@ def abstract_arrays(where: Path, stored: Any, shardings: Any = None) -> Any:
 def leaf_names(tree: Any) -> list[str]:
     """The names of a tree's leaves, "a/b/c"."""
     return [leaf_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} as {"a": {"b": x}}: the inverse of naming leaves."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = leaf
+    return tree

@@ -107,27 +107,44 @@ def golden(request: pytest.FixtureRequest, load_golden: Callable[[str], Golden])
 
 
 @pytest.fixture(scope="session")
-def golden_release(
-    golden: Golden, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """`golden_release("meta")` or `("hf")`: the tiny model in that release layout, its weights unpacked."""
+def golden_tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden tokenizer, unpacked as text_tokenizer.json."""
+    path = tmp_path_factory.mktemp("tokenizer") / "text_tokenizer.json"
+    path.write_bytes(gzip.decompress((GOLDEN_ROOT / "text_tokenizer.json.gz").read_bytes()))
+    return path
 
-    def unpack(layout: str) -> Path:
-        folder = tmp_path_factory.mktemp(f"{golden.name}_{layout}")
-        for source in (golden.path / layout).iterdir():
+
+@pytest.fixture(scope="session")
+def golden_release(
+    golden: Golden, golden_tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """`golden_release("meta")` or `("hf")`: a copy of the tiny model in that release layout, tokenizer/ beside it."""
+
+    def unpack_into(folder: Path) -> Path:
+        folder.mkdir()
+        for source in (golden.path / folder.name).iterdir():
             packed = source.suffix == ".gz"
             content = gzip.decompress(source.read_bytes()) if packed else source.read_bytes()
             (folder / source.name.removesuffix(".gz")).write_bytes(content)
         return folder
 
+    def unpack(layout: str) -> Path:
+        root = tmp_path_factory.mktemp(golden.name)
+        tokenizer = unpack_into(root / "tokenizer")
+        (tokenizer / golden_tokenizer_path.name).symlink_to(golden_tokenizer_path)
+        return tokenizer if layout == "tokenizer" else unpack_into(root / layout)
+
     return unpack
 
 
 @pytest.fixture(scope="session")
-def golden_tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden tokenizer, unpacked as text_tokenizer.json."""
-    path = tmp_path_factory.mktemp("tokenizer") / "text_tokenizer.json"
-    path.write_bytes(gzip.decompress((GOLDEN_ROOT / "text_tokenizer.json.gz").read_bytes()))
+def golden_checkpoint(golden_release, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as Lumina-mGPT released it, converted by the command to compute in float32 at 96 px."""
+    from lumina_jax.convert.__main__ import main
+
+    path = tmp_path_factory.mktemp("converted") / "model"
+    options = ["--compute-dtype", "float32", "--target-px", "96", "--max-tokens", "128"]
+    main([str(golden_release("hf")), str(path), *options])
     return path
 
 

@@ -4,20 +4,14 @@ import numpy as np
 import pytest
 
 from lumina_jax import Lumina
-from lumina_jax.config import ModelConfig
-from lumina_jax.convert.transformer import load_hf
-from lumina_jax.convert.vqgan import load_vqgan
 
 TARGET_PX = 96  # of the golden images
 
 
 @pytest.fixture(scope="module")
-def model(golden_release, golden_tokenizer) -> Lumina:
-    """A golden model in float32."""
-    transformer, params = load_hf(golden_release("hf"), "float32")
-    vqgan, vqgan_params = load_vqgan(golden_release("tokenizer"))
-    config = ModelConfig(transformer, vqgan, max_tokens=128, target_px=TARGET_PX)
-    return Lumina(config, params, vqgan_params, golden_tokenizer)
+def model(golden_checkpoint) -> Lumina:
+    """A golden model, converted by the command."""
+    return Lumina.load(golden_checkpoint)
 
 
 def test_logits_equal_the_originals(golden, model) -> None:

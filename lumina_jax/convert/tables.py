@@ -1,12 +1,12 @@
 """Where each of our weights comes from: key, axis on which shards join, and how rows turn into letters.
 
-Sources: Meta's release (facebookresearch/chameleon) and Lumina-mGPT's (Alpha-VLLM/Lumina-mGPT, the layout of
-Hugging Face transformers 4.44 with q/k-norm rows per shard).
+Sources: Meta's release (facebookresearch/chameleon), Lumina-mGPT's (Alpha-VLLM/Lumina-mGPT: the keys of Hugging Face
+transformers, q/k-norm rows per shard), transformers 5 (rows per head), and Anole's fork (one row, adjacent pairs).
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Form = Literal["table", "vector", "heads_in", "heads_out", "matrix", "head_rows"]
+from lumina_jax.convert.forms import Form, Join
 
 
 class Rule(NamedTuple):
@@ -19,7 +19,7 @@ class Rule(NamedTuple):
     meta_key: str
     hf_key: str
     form: Form
-    join: int | Literal["stack", "mean"]  # how Meta's model-parallel shards combine
+    join: Join
     rotary: bool = False  # Meta keeps pairs adjacent, we keep halves
 
 
@@ -79,5 +79,14 @@ LAYER = {
     ("down",): Rule(_META + "feed_forward.w2.weight", _HF + "mlp.down_proj.weight", "matrix", 1),
 }
 
-META_IGNORED = ("rope.freqs",)  # recomputed
-HF_IGNORED_PREFIXES = ("model.vqmodel.",)  # the image tokenizer is converted from Meta's vqgan.ckpt
+# Keys that are known and not needed.
+IGNORED = {
+    "meta": ("rope.freqs",),  # recomputed
+    "lumina": ("model.vqmodel.",),  # never trained: the original reads vqgan.ckpt beside it
+    "transformers": (),
+    "anole": ("model.vqmodel.",),
+    "vqgan": ("loss.",),  # the discriminator and LPIPS of the original's training
+}
+VQMODEL = (
+    "model.vqmodel."  # before the VQGAN's own keys in transformers' files, which lack its decoder
+)

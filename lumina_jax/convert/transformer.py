@@ -1,174 +1,236 @@
-"""Loads a released transformer, Meta's or Lumina-mGPT's, into the unstacked parameter tree."""
+"""The transformer of every released layout: which stored tensors make up each of our arrays, and the way back."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import ml_dtypes  # noqa: F401  (teaches numpy bfloat16, which safetensors needs)
 import numpy as np
-from safetensors import safe_open
 
 from lumina_jax.config import TransformerConfig
-from lumina_jax.convert.pth import read_pth
-from lumina_jax.convert.tables import HF_IGNORED_PREFIXES, LAYER, META_IGNORED, OUTER, Form, Rule
+from lumina_jax.convert import forms
+from lumina_jax.convert.stored_tensor import StoredTensor
+from lumina_jax.convert.tables import IGNORED, LAYER, OUTER, Rule
+from lumina_jax.convert.weights import Leaf, named
+from lumina_jax.model.params import abstract_params
 from lumina_jax.model.weights import layer_name
 
-Params = dict[str, Any]
-Fetch = Callable[[Rule, str, str], np.ndarray]
+FLOATS = ("bfloat16", "float16", "float32")
+# Copies of a replicated vector in the shards of one model are equal, or have drifted apart by a rounding or two.
+MAX_DRIFT = 0.05  # of the largest element
 
 
-def load_meta(folder: str | Path, dtype: str = "bfloat16") -> tuple[TransformerConfig, Params]:
-    """Config and weights of Meta's layout: params.json, consolidate_params.json, consolidated*.pth.
+class Entry(NamedTuple):
+    """A tensor to be stored."""
 
-    Shards are joined, q and k (weights and norms) reordered from adjacent rotary pairs to halves.
-    Raises FileNotFoundError or ValueError naming the file and key that is missing, unknown or misshapen.
-    """
-    folder = Path(folder)
-    config = meta_config(folder, dtype)
-    paths = sorted(folder.glob("consolidated*.pth"))
-    if len(paths) != config.qk_norm_shards:
-        raise ValueError(
-            f"{folder} has {len(paths)} consolidated*.pth files, its parameters say {config.qk_norm_shards}"
-        )
-    shards = [read_pth(path) for path in paths]
-    for path, shard in zip(paths, shards, strict=True):
-        known = {rule.meta_key.format(i=i) for _, i, rule in _rules(config)}
-        _check_keys(path, shard.keys() - set(META_IGNORED), known)
-
-    def fetch(rule: Rule, meta_key: str, hf_key: str) -> np.ndarray:
-        return _join([np.asarray(shard[meta_key]) for shard in shards], rule)
-
-    return config, _build(config, fetch, adjacent_pairs=True)
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
 
 
-def load_hf(folder: str | Path, dtype: str = "bfloat16") -> tuple[TransformerConfig, Params]:
-    """Config and weights of Lumina-mGPT's layout: config.json and *.safetensors.
-
-    Raises FileNotFoundError or ValueError naming the file and key that is missing, unknown or misshapen.
-    """
-    folder = Path(folder)
-    config = hf_config(folder, dtype)
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise FileNotFoundError(f"no *.safetensors in {folder}")
-    files = [safe_open(path, framework="numpy") for path in paths]
-    owner = {key: file for file in files for key in file.keys()}
-    found = {key for key in owner if not key.startswith(HF_IGNORED_PREFIXES)}
-    _check_keys(folder, found, {rule.hf_key.format(i=i) for _, i, rule in _rules(config)})
-
-    def fetch(rule: Rule, meta_key: str, hf_key: str) -> np.ndarray:
-        return owner[hf_key].get_tensor(hf_key)
-
-    return config, _build(config, fetch, adjacent_pairs=False)
-
-
-def meta_config(folder: Path, dtype: str) -> TransformerConfig:
-    """Sizes from Meta's two JSON files."""
-    params = json.loads((folder / "params.json").read_text())
-    merged = {**params, **params.get("model", {})}
-    merged.update(json.loads((folder / "consolidate_params.json").read_text()))
-    width, num_heads = merged["dim"], merged["n_heads"]
-    mlp_width = int(int(8 * width / 3) * (merged.get("ffn_dim_multiplier") or 1.0))
-    multiple = merged["multiple_of"]
-    return TransformerConfig(
-        num_layers=merged["n_layers"],
-        width=width,
-        num_heads=num_heads,
-        num_kv_heads=merged.get("n_kv_heads") or num_heads,
-        head_size=width // num_heads,
-        mlp_width=-(-mlp_width // multiple) * multiple,
-        vocab_size=merged["vocab_size"],
-        norm_placement="swin" if merged["swin_norm"] else "pre",
-        qk_norm_shards=merged["model_parallel_size"],
-        norm_eps=merged["norm_eps"],
-        rope_theta=merged["rope_theta"],
-        param_dtype=dtype,
-    )
-
-
-def hf_config(folder: Path, dtype: str) -> TransformerConfig:
-    """Sizes from Lumina-mGPT's config.json."""
-    read = json.loads((folder / "config.json").read_text())
-    return TransformerConfig(
-        num_layers=read["num_hidden_layers"],
-        width=read["hidden_size"],
-        num_heads=read["num_attention_heads"],
-        num_kv_heads=read["num_key_value_heads"],
-        head_size=read["hidden_size"] // read["num_attention_heads"],
-        mlp_width=read["intermediate_size"],
-        vocab_size=read["vocab_size"],
-        norm_placement="swin" if read["swin_norm"] else "pre",
-        qk_norm_shards=read["model_parallel_size"],
-        norm_eps=read["rms_norm_eps"],
-        rope_theta=read["rope_theta"],
-        dropout=read.get("dropout", 0.0),
-        param_dtype=dtype,
-    )
-
-
-def _rules(config: TransformerConfig) -> Iterator[tuple[tuple[str, ...], int, Rule]]:
-    """Path, layer number and rule of every weight."""
+def rules(config: TransformerConfig) -> Iterator[tuple[str, int, Rule]]:
+    """Our name, layer number and rule of every array: ("layers/07/q", 7, Rule(…))."""
     for path, rule in OUTER.items():
-        yield path, 0, rule
+        yield "/".join(path), 0, rule
     for i in range(config.num_layers):
         for path, rule in LAYER.items():
-            yield ("layers", layer_name(i), *path), i, rule
+            yield "/".join(("layers", layer_name(i), *path)), i, rule
 
 
-def _build(config: TransformerConfig, fetch: Fetch, adjacent_pairs: bool) -> Params:
-    """The tree, one weight at a time."""
-    params: Params = {}
-    for path, i, rule in _rules(config):
-        keys = rule.meta_key.format(i=i), rule.hf_key.format(i=i)
-        stored = fetch(rule, *keys)
-        if rule.rotary and adjacent_pairs:
-            stored = _halves_from_pairs(stored, rule.form, config.head_size)
-        try:
-            leaf = _FORMS[rule.form](stored, config.head_size)
-        except ValueError as error:
-            raise ValueError(f"{keys[0]} has shape {stored.shape}: {error}") from error
-        place = params
-        for key in path[:-1]:
-            place = place.setdefault(key, {})
-        place[path[-1]] = np.ascontiguousarray(leaf).astype(config.param_dtype)
-    return params
+def stored_key(layout: str, rule: Rule, i: int) -> str:
+    """The key of a rule in a layout."""
+    return (rule.meta_key if layout == "meta" else rule.hf_key).format(i=i)
 
 
-_FORMS: dict[Form, Callable[[np.ndarray, int], np.ndarray]] = {
-    "table": lambda w, h: w,
-    "vector": lambda w, h: w,
-    "heads_in": lambda w, h: w.reshape(-1, h, w.shape[1]).transpose(2, 0, 1),
-    "heads_out": lambda w, h: w.T.reshape(-1, h, w.shape[0]),
-    "matrix": lambda w, h: w.T,
-    "head_rows": lambda w, h: w.reshape(-1, h),
-}
+def read_leaves(
+    layout: str,
+    config: TransformerConfig,
+    shards: Sequence[Mapping[str, StoredTensor]],
+    where: Path,
+    adjacent_pairs: bool,
+) -> dict[str, Leaf]:
+    """Our arrays by name, unread, out of the stored tensors of every shard (one, but for Meta's).
+
+    Raises ValueError naming the key that is missing, unknown or misshapen, or of another dtype than the rest.
+    """
+    known = {stored_key(layout, rule, i) for _, i, rule in rules(config)}
+    for shard in shards:
+        check_keys(layout, shard, known, where)
+    shapes = {name: tuple(leaf.shape) for name, leaf in named(abstract_params(config))}
+    dtype = _common_dtype(shards, known)
+    leaves = {}
+    for name, i, rule in rules(config):
+        key, shape = stored_key(layout, rule, i), shapes[name]
+        parts = [shard[key] for shard in shards]
+        for index, part in enumerate(parts):
+            wanted = _wanted_shape(layout, config, rule, shape, index, len(shards))
+            if part.shape != wanted:
+                raise ValueError(
+                    f"{part.where}: {key} has shape {part.shape}, its config wants {wanted}; "
+                    "weights and config are of different models"
+                )
+        read = _reader(layout, config, rule, parts, shape, adjacent_pairs)
+        leaves[name] = Leaf(shape, dtype, read)
+    return leaves
 
 
-def _halves_from_pairs(stored: np.ndarray, form: Form, head_size: int) -> np.ndarray:
-    """Rows of each head reordered: even ones first, then odd ones."""
-    order = np.concatenate([np.arange(0, head_size, 2), np.arange(1, head_size, 2)])
-    if form == "head_rows":
-        return stored[..., order]
-    return stored.reshape(-1, head_size, stored.shape[1])[:, order].reshape(stored.shape)
-
-
-def _join(shards: list[np.ndarray], rule: Rule) -> np.ndarray:
-    """One array from Meta's model-parallel shards."""
-    if rule.join == "stack":
-        return np.stack(shards)
-    if rule.join == "mean":
-        return np.mean([shard.astype(np.float32) for shard in shards], axis=0).astype(
-            shards[0].dtype
-        )
-    return np.concatenate(shards, axis=rule.join)
-
-
-def _check_keys(path: Path, found: set[str], known: set[str]) -> None:
-    """Every key known and none missing, or a ValueError with the first of each."""
+def check_keys(
+    layout: str, stored: Mapping[str, StoredTensor], known: set[str], where: Path
+) -> None:
+    """ValueError naming missing and unknown keys; those that are known not to matter are passed over."""
+    found = {key for key in stored if not key.startswith(IGNORED[layout])}
     missing, unknown = sorted(known - found), sorted(found - known)
     if missing or unknown:
+        file = next(iter(stored.values())).where if stored else where
         raise ValueError(
-            f"{path}: {len(missing)} weights missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}; "
-            "its config describes another model"
+            f"{file}: {len(missing)} weights missing {missing[:2]}, {len(unknown)} unknown {unknown[:2]}; "
+            "the config beside it describes another model"
         )
+
+
+def check_replicas(
+    config: TransformerConfig, shards: Sequence[Mapping[str, StoredTensor]]
+) -> list[str]:
+    """The keys of replicated vectors whose copies in Meta's shards are not all equal.
+
+    Raises ValueError where they are so different that the shards are of different models.
+    """
+    drifted = []
+    for _, i, rule in rules(config):
+        if rule.join != "mean" or len(shards) == 1:
+            continue
+        copies = [
+            np.asarray(shard[rule.meta_key.format(i=i)].read(), np.float32) for shard in shards
+        ]
+        drift = max(float(np.abs(copy - copies[0]).max()) for copy in copies)
+        if drift > MAX_DRIFT * float(np.abs(copies[0]).max()):
+            key = rule.meta_key.format(i=i)
+            raise ValueError(
+                f"{shards[0][key].where} and its neighbours are shards of different models: {key} differs by {drift:g} "
+                "between them; fetch all of one release"
+            )
+        if drift:
+            drifted.append(rule.meta_key.format(i=i))
+    return drifted
+
+
+def with_norm_groups(
+    config: TransformerConfig, stored: Mapping[str, StoredTensor], where: Path
+) -> TransformerConfig:
+    """The config with as many q/k-norm rows as the release had, of which transformers stores one a head.
+
+    Raises ValueError where the rows of a head group differ: they were trained apart, and we keep one row a group.
+    """
+    norms = [
+        stored[rule.hf_key.format(i=i)].read()
+        for _, i, rule in rules(config)
+        if rule.form == "head_rows" and rule.hf_key.format(i=i) in stored
+    ]
+    counts = [n for n in range(1, config.num_kv_heads + 1) if config.num_kv_heads % n == 0]
+    for count in counts:
+        if all(len(rows) % count == 0 and _constant_in_groups(rows, count) for rows in norms):
+            return replace(config, qk_norm_shards=count)
+    raise ValueError(
+        f"{where}: the query norms of heads that share a key differ: trained with a norm a head, which this "
+        f"model has not (it has one a group, of at most {config.num_kv_heads} groups)"
+    )
+
+
+def stored_entries(
+    layout: str, config: TransformerConfig, leaves: Mapping[str, Leaf], shard: int = 0
+) -> dict[str, Entry]:
+    """The tensors of one file (of Meta's: shard `shard` of qk_norm_shards) by key: the inverse of `read_leaves`."""
+    return {
+        stored_key(layout, rule, i): _writer(layout, config, rule, leaves[name], shard)
+        for name, i, rule in rules(config)
+    }
+
+
+def _reader(
+    layout: str,
+    config: TransformerConfig,
+    rule: Rule,
+    parts: Sequence[StoredTensor],
+    shape: tuple[int, ...],
+    adjacent_pairs: bool,
+) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        stored = [part.read() for part in parts]
+        if layout == "transformers" and rule.form == "head_rows":
+            joined = stored[0][:: stored[0].shape[0] // shape[0]]
+        elif layout == "meta":
+            joined = forms.join_shards(stored, rule.join)
+        else:
+            joined = stored[0].reshape(forms.stored_shape(rule.form, shape))
+        if rule.rotary and adjacent_pairs:
+            joined = forms.halves_from_pairs(rule.form, joined, config.head_size)
+        return forms.from_stored(rule.form, joined, shape)
+
+    return read
+
+
+def _writer(layout: str, config: TransformerConfig, rule: Rule, leaf: Leaf, shard: int) -> Entry:
+    shape, count = forms.stored_shape(rule.form, leaf.shape), config.qk_norm_shards
+    heads = _num_heads(config, rule)
+    if layout == "meta":
+        shape = forms.shard_shape(shape, rule.join, shard, count)
+    elif layout == "transformers" and rule.form == "head_rows":
+        shape = (heads, shape[1])
+
+    def read() -> np.ndarray:
+        stored = forms.to_stored(rule.form, leaf.read())
+        if layout == "meta":
+            if rule.rotary:
+                stored = forms.pairs_from_halves(rule.form, stored, config.head_size)
+            return forms.shard_of(stored, rule.join, shard, count)
+        if layout == "transformers" and rule.form == "head_rows":
+            return np.repeat(stored, heads // count, axis=0)
+        return stored
+
+    return Entry(shape, leaf.dtype, read)
+
+
+def _wanted_shape(
+    layout: str,
+    config: TransformerConfig,
+    rule: Rule,
+    shape: tuple[int, ...],
+    index: int,
+    num_shards: int,
+) -> tuple[int, ...]:
+    """The shape under which a layout stores one of our arrays, in one of its shards."""
+    stored = forms.stored_shape(rule.form, shape)
+    if layout == "meta":
+        return forms.shard_shape(stored, rule.join, index, num_shards)
+    if rule.form != "head_rows":
+        return stored
+    return {
+        "lumina": stored,
+        "transformers": (_num_heads(config, rule), config.head_size),
+        "anole": (config.head_size,),
+    }[layout]
+
+
+def _num_heads(config: TransformerConfig, rule: Rule) -> int:
+    return config.num_heads if "q_norm" in rule.hf_key else config.num_kv_heads
+
+
+def _common_dtype(shards: Sequence[Mapping[str, StoredTensor]], known: set[str]) -> np.dtype:
+    """The one floating dtype of all weights."""
+    first = None
+    for shard in shards:
+        for key in sorted(known):
+            tensor = shard[key]
+            first = first or tensor
+            if tensor.dtype != first.dtype or tensor.dtype.name not in FLOATS:
+                raise ValueError(
+                    f"{tensor.where}: {key} is {tensor.dtype.name}, {first.name} {first.dtype.name}; "
+                    f"want one dtype for all, of {', '.join(FLOATS)}"
+                )
+    assert first is not None
+    return first.dtype
+
+
+def _constant_in_groups(rows: np.ndarray, count: int) -> bool:
+    groups = rows.reshape(count, -1, rows.shape[-1])
+    return bool((groups == groups[:, :1]).all())

@@ -113,14 +113,17 @@ def write_folder(
     return paths
 
 
-def write_pth(path: str | os.PathLike, entries: Entries, read: Read) -> None:
+def write_pth(
+    path: str | os.PathLike, entries: Entries, read: Read, under: str | None = None
+) -> None:
     """Writes a dictionary of `entries` that torch.load reads, with weights_only and mmap too.
 
+    `under`: the key of an outer dictionary that holds it, "state_dict" in Lightning's files.
     Raises ValueError for dtypes that torch lacks, or values that are not as `entries` says.
     """
     _check_dtypes(entries, {dtype: name for name, dtype in TORCH_DTYPES.items()}, path)
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
-        _add(archive, "data.pkl", [_state_dict_pickle(entries)])
+        _add(archive, "data.pkl", [_state_dict_pickle(entries, under)])
         _add(archive, "byteorder", [b"little"])
         for number, (name, entry) in enumerate(entries.items()):
             pieces = _pieces(name, entry, read, path)
@@ -200,12 +203,12 @@ def _add(
             file.write(piece)
 
 
-def _state_dict_pickle(entries: Entries) -> bytes:
-    """The pickle, of protocol 2, of a dictionary of tensors."""
-    opcodes = [b"\x80\x02}("]
+def _state_dict_pickle(entries: Entries, under: str | None) -> bytes:
+    """The pickle, of protocol 2, of a dictionary of tensors, in an outer one where `under` names its key."""
+    opcodes = [b"\x80\x02", b"" if under is None else b"}" + _text(under), b"}("]
     for number, (name, (shape, dtype)) in enumerate(entries.items()):
         opcodes += [_text(name), _tensor_pickle(number, tuple(shape), np.dtype(dtype))]
-    return b"".join([*opcodes, b"u."])
+    return b"".join([*opcodes, b"u."] if under is None else [*opcodes, b"us."])
 
 
 def _tensor_pickle(number: int, shape: tuple[int, ...], dtype: np.dtype) -> bytes:

@@ -78,9 +78,20 @@ class ReleasedTokenizer(_TokenizerFile):
             raise ValueError(f"{path}: not a tokenizer file ({error})") from error
 
     @cached_property
+    def names(self) -> dict[str, int]:
+        """The id of every name, in the order of the ids."""
+        names = self._tokenizer.get_vocab(with_added_tokens=True)
+        return dict(sorted(names.items(), key=lambda item: item[1]))
+
+    @cached_property
     def vocab(self) -> Vocab:
         """The ids that are not text."""
-        return Vocab.from_names(self._tokenizer.get_vocab(with_added_tokens=True))
+        return Vocab.from_names(self.names)
+
+    @property
+    def content(self) -> bytes:
+        """The file."""
+        return self._content
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, nothing added."""

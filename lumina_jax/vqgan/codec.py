@@ -41,13 +41,16 @@ def init_vqgan(config: VQGANConfig, key: PRNGKeyArray) -> dict[str, Any]:
     post_quant_conv = PixelwiseConv(config, channels=config.z_channels)
     bound = 1 / config.num_codes
     shape = (config.num_codes, config.code_width)
-    return {
+    params = {
         "encoder": Encoder(config).init(encoder_key, pixels)["params"],
         "quant_conv": quant_conv.init(quant_key, features)["params"],
         "quantize": {"embedding": jax.random.uniform(code_key, shape, minval=-bound, maxval=bound)},
         "post_quant_conv": post_quant_conv.init(post_key, encodings)["params"],
         "decoder": Decoder(config).init(decoder_key, features)["params"],
     }
+    if not config.has_decoder:
+        del params["decoder"]
+    return params
 
 
 def abstract_vqgan(config: VQGANConfig) -> dict[str, Any]:
@@ -93,7 +96,12 @@ def decode_vectors(
     precision: jax.lax.Precision | None = HIGHEST,
     dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, "B Y X 3"]:
-    """Codebook vectors to pixels around [-1, 1], not clamped."""
+    """Codebook vectors to pixels around [-1, 1], not clamped. Raises ValueError where the VQGAN has no decoder."""
+    if not config.has_decoder:
+        raise ValueError(
+            "this checkpoint's VQGAN has no decoder, because transformers' files hold none: it reads images and paints "
+            "none; convert it again with --vqgan vqgan.ckpt"
+        )
     post_quant_conv = PixelwiseConv(config, precision, channels=config.z_channels)
     features = post_quant_conv.apply({"params": params["post_quant_conv"]}, vectors)
     decoder = Decoder(config, precision, deterministic=dropout_key is None)

@@ -1,6 +1,7 @@
 """The released VQGAN's layout against our tree, and its codes and pixels against the original's."""
 
 import gzip
+import json
 from dataclasses import replace
 
 import jax
@@ -9,8 +10,16 @@ import numpy as np
 import pytest
 
 from lumina_jax.config import GridConfig, VQGANConfig
-from lumina_jax.convert.pth import read_pth
-from lumina_jax.convert.vqgan import load_vqgan, release_key, release_tensors, vqgan_config
+from lumina_jax.convert.companions import find_vqgan
+from lumina_jax.convert.configs import (
+    read_vq_config,
+    read_vqgan_yaml,
+    write_vq_config,
+    write_vqgan_yaml,
+)
+from lumina_jax.convert.tensor_files import open_tensors
+from lumina_jax.convert.vqgan import release_key, stored_entries
+from lumina_jax.orbax_io import nested
 from lumina_jax.unirep.image_tokens import fit_image, parse_image
 from lumina_jax.unirep.vocab import Vocab
 from lumina_jax.vqgan.codec import abstract_vqgan, decode, encode, from_pixels, to_pixels
@@ -20,10 +29,16 @@ encode_jit = jax.jit(encode, static_argnums=1)
 decode_jit = jax.jit(decode, static_argnums=1)
 
 
+def load(folder):
+    """Config and parameters of a folder with vqgan.yaml and vqgan.ckpt."""
+    config, leaves, _ = find_vqgan(folder, folder / "vqgan.ckpt", {})
+    return config, nested({name: leaf.read() for name, leaf in leaves.items()})
+
+
 @pytest.fixture(scope="module")
 def loaded(golden_release):
     """Config and parameters of each golden VQGAN."""
-    return load_vqgan(golden_release("tokenizer"))
+    return load(golden_release("tokenizer"))
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +76,39 @@ def test_pixels_equal_the_originals_to_one_level(golden, loaded, vocab):
 
 
 def test_yaml_gives_the_config(release):
-    config = vqgan_config(release / "vqgan.yaml")
+    config = read_vqgan_yaml(release / "vqgan.yaml")
     expected = VQGANConfig(32, (1, 1, 2, 2, 2), 1, z_channels=16, code_width=16, num_codes=8192)
     assert config == expected
 
 
+def test_descriptions_round_trip(tmp_path):
+    config = VQGANConfig(64, (1, 2, 4), 3, z_channels=8, code_width=4, num_codes=16, dropout=0.1)
+    (tmp_path / "vqgan.yaml").write_text(write_vqgan_yaml(config))
+    assert read_vqgan_yaml(tmp_path / "vqgan.yaml") == config
+    (tmp_path / "config.json").write_text(json.dumps({"vq_config": write_vq_config(config)}))
+    assert read_vq_config(tmp_path / "config.json") == replace(config, has_decoder=False)
+
+
 def test_release_and_tree_round_trip_is_bit_exact(release):
-    config, params = load_vqgan(release)
-    stored = read_pth(release / "vqgan.ckpt")
-    ours = release_tensors(params, config)
+    config, leaves, _ = find_vqgan(release, release / "vqgan.ckpt", {})
+    stored = open_tensors(release / "vqgan.ckpt")
+    ours = stored_entries(config, leaves)
     assert set(ours) == {key for key in stored if not key.startswith("loss.")}
-    for key, value in ours.items():
-        np.testing.assert_array_equal(value, stored[key], err_msg=key)
+    for key, entry in ours.items():
+        assert (entry.shape, entry.dtype) == (stored[key].shape, stored[key].dtype)
+        np.testing.assert_array_equal(entry.read(), stored[key].read(), err_msg=key)
+
+
+def test_vqgan_without_decoder_reads_images_and_says_why_it_paints_none(loaded):
+    config, params = loaded
+    bare = replace(config, has_decoder=False)
+    part = {name: tree for name, tree in params.items() if name != "decoder"}
+    assert jax.tree.structure(part) == jax.tree.structure(abstract_vqgan(bare))
+    pixels = jnp.zeros((1, 32, 32, 3))
+    codes = encode_jit(params, config, pixels)
+    np.testing.assert_array_equal(encode_jit(part, bare, pixels), codes)
+    with pytest.raises(ValueError, match="no decoder.*--vqgan"):
+        decode_jit(part, bare, jnp.zeros((1, 2, 2), int))
 
 
 def test_true_sizes_have_the_released_number_of_parameters_and_tensors():
@@ -98,7 +134,7 @@ def test_true_sizes_have_the_released_number_of_parameters_and_tensors():
     ],
 )
 def test_release_key_of(path, key):
-    assert release_key(tuple(path.split("/"))) == key
+    assert release_key(path) == key
 
 
 @pytest.mark.parametrize(
@@ -108,28 +144,28 @@ def test_release_key_of(path, key):
 )
 def test_release_refuses_what_its_format_cannot_hold(option):
     with pytest.raises(ValueError, match=next(iter(option))):
-        release_tensors({}, replace(VQGANConfig(), **option))
+        stored_entries(replace(VQGANConfig(), **option), {})
 
 
 def test_yaml_of_another_architecture_is_refused(release, tmp_path):
     text = (release / "vqgan.yaml").read_text().replace("double_z: false", "double_z: true")
     (tmp_path / "vqgan.yaml").write_text(text)
     with pytest.raises(ValueError, match="double_z is True"):
-        vqgan_config(tmp_path / "vqgan.yaml")
+        read_vqgan_yaml(tmp_path / "vqgan.yaml")
 
 
 def test_yaml_without_the_number_of_codes_is_refused(release, tmp_path):
     text = (release / "vqgan.yaml").read_text().replace("n_embed", "other")
     (tmp_path / "vqgan.yaml").write_text(text)
     with pytest.raises(ValueError, match="n_embed"):
-        vqgan_config(tmp_path / "vqgan.yaml")
+        read_vqgan_yaml(tmp_path / "vqgan.yaml")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (("num_res_blocks: 1", "num_res_blocks: 2"), "lacks"),
-        (("num_res_blocks: 1", "num_res_blocks: 0"), "unknown key"),
+        (("num_res_blocks: 1", "num_res_blocks: 0"), "unknown"),
         (("embed_dim: 16", "embed_dim: 8"), "has shape"),
     ],
 )
@@ -137,4 +173,4 @@ def test_checkpoint_that_does_not_fit_its_yaml_is_refused(release, tmp_path, cha
     (tmp_path / "vqgan.yaml").write_text((release / "vqgan.yaml").read_text().replace(*change))
     (tmp_path / "vqgan.ckpt").symlink_to(release / "vqgan.ckpt")
     with pytest.raises(ValueError, match=message):
-        load_vqgan(tmp_path)
+        load(tmp_path)

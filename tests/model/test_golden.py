@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax.convert.transformer import load_hf, load_meta
+from lumina_jax.convert.layouts import SourceOptions, open_weights
 from lumina_jax.model.chameleon import forward as eager_forward
 from lumina_jax.ops.losses import cross_entropy_and_z, shift_labels
 
@@ -15,20 +15,26 @@ TRANSFORMERS_LOSSES = {
     "tiny_7b": (12.690963745117188, 166.78628540039062),
     "tiny_34b": (12.80691909790039, 163.32757568359375),
 }
-LOADERS = {"meta": load_meta, "hf": load_hf}
 
 
-@pytest.mark.parametrize("release", LOADERS)
+def load(folder):
+    """Config and weights of a release, in float32."""
+    weights = open_weights(folder, SourceOptions(compute_dtype="float32"))
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), weights.tree("transformer"))
+    return weights.config.transformer, params
+
+
+@pytest.mark.parametrize("release", ["meta", "hf"])
 def test_logits_equal_the_originals(golden, golden_release, release):
     """Within 1e-4 at five positions of two sequences; logits reach 11."""
-    config, params = LOADERS[release](golden_release(release), dtype="float32")
+    config, params = load(golden_release(release))
     logits, _ = forward(params, config, jnp.asarray(golden["logits_ids"], jnp.int32))
     np.testing.assert_allclose(logits[:, [0, 9, 18, 27, 36]], golden["logits"], rtol=0, atol=1e-4)
 
 
 def test_losses_equal_the_originals(golden, golden_release):
     """Cross-entropy and z-loss of a conversation and its right-padded beginning."""
-    config, params = load_hf(golden_release("hf"), dtype="float32")
+    config, params = load(golden_release("hf"))
     ids, labels = np.zeros((2, 108), np.int32), np.full((2, 108), -100, np.int32)
     for row, length in enumerate((108, 90)):
         ids[row, :length] = golden["conv_ids"][:length]

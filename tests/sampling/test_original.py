@@ -4,12 +4,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax.checkpoint import LoadedModel
-from lumina_jax.config import GridConfig, ModelConfig, SampleConfig
+from lumina_jax.checkpoint import LoadedModel, load_model
+from lumina_jax.config import GridConfig, SampleConfig
 from lumina_jax.sampling.generate import Request, generate
 from lumina_jax.sampling.original import allowed_range, continue_ids, first_image
 from lumina_jax.unirep.image_tokens import image_sentence
@@ -20,13 +19,10 @@ GUIDANCES = [1, 4]
 
 
 @pytest.fixture(scope="module")
-def golden_model(golden_release, golden_tokenizer) -> LoadedModel:
+def golden_model(golden_checkpoint) -> LoadedModel:
     """The golden transformer in float32."""
-    from lumina_jax.convert.transformer import load_hf
-
-    transformer, params = load_hf(golden_release("hf"), "float32")
-    config = ModelConfig(transformer, max_tokens=128, target_px=96)
-    return LoadedModel(config, {"transformer": jax.tree.map(jnp.asarray, params)}, golden_tokenizer)
+    loaded = load_model(golden_checkpoint)
+    return loaded._replace(params=jax.tree.map(lambda leaf: leaf.astype("float32"), loaded.params))
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES)

@@ -1,0 +1,119 @@
+"""Converts weights between PyTorch's layouts and ours, says what a folder holds, and compares two.
+
+python -m lumina_jax.convert SRC DST [--to lumina] | inspect PATH | verify A B
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from lumina_jax.cli import parse_arguments, run_main
+from lumina_jax.convert.inspection import describe_weights, differences
+from lumina_jax.convert.layouts import SourceOptions, open_weights, preset_name
+from lumina_jax.convert.to_checkpoint import CheckpointOptions, write_checkpoint
+from lumina_jax.convert.to_layout import TARGETS, write_layout
+from lumina_jax.dims import pick
+
+PROG = "python -m lumina_jax.convert"
+MAX_SHOWN = 10  # differences
+Flat = tyro.conf.arg(name="")  # `--dtype`, not `--changes.dtype`
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write the weights of SOURCE, of any layout, to DESTINATION.
+
+    What SOURCE is, is seen from its files. `inspect PATH` and `verify A B` are commands of their own.
+    """
+
+    source: Positional[str]
+    destination: Positional[str]
+    # checkpoint (ours), meta (the original's code), lumina (Lumina-mGPT's), transformers (also vLLM)
+    to: str = "checkpoint"
+    options: Annotated[SourceOptions, Flat] = SourceOptions()
+    changes: Annotated[CheckpointOptions, Flat] = CheckpointOptions()
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what PATH holds: layout, preset, parameters, dtypes, bytes, digests."""
+
+    path: Positional[str]
+    every_array: bool = False  # also a line for each
+    options: Annotated[SourceOptions, Flat] = SourceOptions()
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare two models bit by bit, whatever their layouts; ends with exit code 1 where they differ."""
+
+    first: Positional[str]
+    second: Positional[str]
+    options: Annotated[SourceOptions, Flat] = SourceOptions()  # of both
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line: a command's name first, or a source to convert."""
+    commands = {"inspect": (Inspect, inspect), "verify": (Verify, verify)}
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name, *rest = arguments or [""]
+    if name in commands:
+        kind, run = commands[name]
+        run(parse_arguments(kind, rest, prog=f"{PROG} {name}"))
+    else:
+        convert(parse_arguments(Convert, arguments, prog=PROG))
+
+
+def convert(command: Convert) -> None:
+    """SOURCE to DESTINATION, saying what was found and written."""
+    pick({"checkpoint": None, **TARGETS}, command.to, "target")
+    weights = open_weights(command.source, command.options)
+    for line in weights.findings:
+        print(line)
+    transformer = weights.config.transformer
+    print(
+        f"preset: {preset_name(transformer)}, {weights.nbytes:,} bytes, {transformer.param_dtype}"
+    )
+    if command.to == "checkpoint":
+        written = write_checkpoint(weights, command.destination, command.changes)
+    else:
+        if command.changes != CheckpointOptions():
+            raise ValueError(
+                "--dtype and --zero-code-logits change a checkpoint; convert to one first"
+            )
+        written, left_out = write_layout(weights, command.destination, command.to)
+        for line in left_out:
+            print(f"left out: {line}")
+    print(f"wrote {written}")
+
+
+def inspect(command: Inspect) -> None:
+    """Print what PATH is."""
+    print(describe_weights(open_weights(command.path, command.options), command.every_array))
+
+
+def verify(command: Verify) -> None:
+    """Print where two models differ."""
+    first, second = (
+        open_weights(path, command.options) for path in (command.first, command.second)
+    )
+    found = differences(first, second)
+    for difference in found[:MAX_SHOWN]:
+        print(f"{difference.name}: {difference.reason}")
+    if len(found) > MAX_SHOWN:
+        print(f"… and {len(found) - MAX_SHOWN} more")
+    if found:
+        print(
+            f"error: {len(found)} differences between {command.first} and {command.second}",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    print(f"the same weights: {len(first.leaves)} arrays, {first.nbytes:,} bytes")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,112 @@
+"""What a folder of weights is, and whether two hold the same model, whatever their layouts."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from lumina_jax.checksums import digest_of
+from lumina_jax.convert.layouts import preset_name
+from lumina_jax.convert.weights import Leaf, Weights
+
+PARTS = ("transformer", "vqgan")
+
+
+class Difference(NamedTuple):
+    """An array that is not the same in two models."""
+
+    name: str
+    reason: str
+
+
+def describe_weights(weights: Weights, every_array: bool = False) -> str:
+    """Layout, sizes, dtypes, bytes and digests as lines; every array is read, with a progress bar.
+
+    The digest of a part is the same for the same weights in any layout.
+    """
+    digests = read_digests(weights, weights.leaves)
+    config = weights.config
+    lines = [
+        f"layout       {weights.layout}",
+        *(f"found        {line}" for line in weights.findings),
+    ]
+    lines.append(f"preset       {preset_name(config.transformer)}")
+    lines.append(
+        f"image layout {config.image_layout}, trained at {config.target_px} px, {config.max_tokens} tokens"
+    )
+    for part in PARTS:
+        leaves = weights.part(part)
+        if not leaves:
+            continue
+        count = sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in leaves.values())
+        dtypes = ", ".join(sorted(Counter(leaf.dtype.name for leaf in leaves.values())))
+        size = sum(leaf.nbytes for leaf in leaves.values())
+        digest = digest_of_part(digests, part)
+        lines.append(
+            f"{part:12s} {count:,} parameters in {len(leaves)} arrays, {dtypes}, {size:,} bytes, digest {digest}"
+        )
+    if weights.tokenizer is not None:
+        vocab = weights.tokenizer.vocab
+        lines.append(
+            f"tokenizer    {vocab.size:,} ids, {vocab.num_codes:,} image codes, "
+            f"fingerprint {weights.tokenizer.fingerprint}"
+        )
+    if every_array:
+        for name, leaf in weights.leaves.items():
+            lines.append(f"  {digests[name]}  {leaf.dtype.name:9s} {leaf.shape!s:24s} {name}")
+    return "\n".join(lines)
+
+
+def differences(first: Weights, second: Weights) -> list[Difference]:
+    """Every array that one model lacks or that has another shape, dtype or bits; [] where they are the same."""
+    found = []
+    for name in sorted(first.leaves.keys() ^ second.leaves.keys()):
+        where = "first" if name in first.leaves else "second"
+        found.append(Difference(name, f"only in the {where}"))
+    common = [name for name in first.leaves if name in second.leaves]
+    total = sum(first.leaves[name].nbytes for name in common)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="comparing") as bar:
+        for name in common:
+            reason = _difference(first.leaves[name], second.leaves[name])
+            if reason:
+                found.append(Difference(name, reason))
+            bar.update(first.leaves[name].nbytes)
+    if first.tokenizer and second.tokenizer:
+        ours, theirs = first.tokenizer.fingerprint, second.tokenizer.fingerprint
+        if ours != theirs:
+            found.append(Difference("tokenizer", f"fingerprint {ours} and {theirs}"))
+    return found
+
+
+def read_digests(weights: Weights, leaves: Mapping[str, Leaf]) -> dict[str, str]:
+    """The digest of every leaf, read with a progress bar."""
+    digests = {}
+    with tqdm(total=weights.nbytes, unit="B", unit_scale=True, desc="reading") as bar:
+        for name, leaf in leaves.items():
+            digests[name] = digest_of(leaf.read())
+            bar.update(leaf.nbytes)
+    return digests
+
+
+def digest_of_part(digests: Mapping[str, str], part: str) -> str:
+    """12 hex digits that name the weights of a part, as `checkpoint.digest` names them."""
+    content = [{name: value for name, value in digests.items() if name.startswith(f"{part}/")}]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _difference(first: Leaf, second: Leaf) -> str | None:
+    """Why two leaves are not the same; None where they are, bit for bit."""
+    if first.shape != second.shape:
+        return f"shape {first.shape} and {second.shape}"
+    one, other = first.read(), second.read()
+    if first.dtype == second.dtype and one.tobytes() == other.tobytes():
+        return None
+    numbers = np.asarray(one, np.float32), np.asarray(other, np.float32)
+    largest = float(np.nanmax(np.abs(numbers[0] - numbers[1]), initial=0.0))
+    unequal = int(np.sum(numbers[0] != numbers[1]))
+    dtypes = "" if first.dtype == second.dtype else f"{first.dtype.name} and {second.dtype.name}, "
+    return f"{dtypes}{unequal:,} of {numbers[0].size:,} numbers differ, by at most {largest:.3g}"
