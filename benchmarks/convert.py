@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -81,7 +82,7 @@ def write_release(folder: Path, layout: str, config: ModelConfig) -> None:
         (folder / name).write_text(json.dumps(content))
 
 
-def reading(entries: Mapping) -> tuple[dict, object]:
+def reading(entries: Mapping) -> tuple[dict, Any]:
     """What the writers of files want."""
     shapes = {key: (entry.shape, entry.dtype) for key, entry in entries.items()}
     return shapes, lambda key: entries[key].read()

@@ -1,0 +1,198 @@
+"""The command: what it finds, what it writes, that it goes on after a kill, and what it refuses in one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lumina_jax import Lumina, model_writer
+from lumina_jax.checkpoint import digest, load_model
+from lumina_jax.convert import to_checkpoint
+from lumina_jax.convert.layouts import open_weights
+from lumina_jax.convert.weights import open_checkpoint
+
+LAYOUTS = {"meta": "Meta's layout", "hf": "Lumina-mGPT's layout"}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_logits_equal_the_originals_through_the_command(
+    golden, golden_release, convert, tmp_path, layout
+):
+    """Both layouts of both models, in float32: within 1e-4 at five positions."""
+    said = convert(golden_release(layout), tmp_path / "model", "--compute-dtype", "float32")
+    assert (
+        LAYOUTS[layout] in said and "tokenizer/vqgan.ckpt" in said and "preset: of its own" in said
+    )
+    model = Lumina.load(tmp_path / "model")
+    assert model.config.image_layout == ("uni_rep" if layout == "hf" else "chameleon")
+    logits = model.logits(golden["logits_ids"])
+    np.testing.assert_allclose(logits[:, [0, 9, 18, 27, 36]], golden["logits"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["meta", "lumina", "transformers"])
+def test_back_and_forth_is_the_same_bits(tiny_34b_checkpoint, convert, tmp_path, target):
+    """Checkpoint -> layout -> checkpoint: every array the layout can hold, and the config."""
+    said = convert(tiny_34b_checkpoint, tmp_path / target, "--to", target)
+    convert(tmp_path / target, tmp_path / "again")
+    ours, again = open_checkpoint(tiny_34b_checkpoint), open_checkpoint(tmp_path / "again")
+    for name, leaf in again.leaves.items():
+        assert leaf == ours.leaves[name]
+        assert leaf.read().tobytes() == ours.leaves[name].read().tobytes(), name
+    lost = ours.leaves.keys() - again.leaves.keys()
+    assert bool(lost) == (target == "transformers") == ("left out: the VQGAN's decoder" in said)
+    assert all(name.startswith("vqgan/decoder/") for name in lost)
+    if not lost:
+        assert again.config == ours.config
+        assert digest(tmp_path / "again") == digest(tiny_34b_checkpoint)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_release_comes_back_as_the_same_tensors(golden_release, convert, tmp_path, layout):
+    """Meta -> ours -> Meta (1 shard, 4 shards) and Lumina-mGPT's: the very tensors of the files."""
+    source = golden_release(layout)
+    convert(source, tmp_path / "model")
+    target = "meta" if layout == "meta" else "lumina"
+    convert(tmp_path / "model", tmp_path / "back", "--to", target)
+    from lumina_jax.convert.tensor_files import open_tensors
+
+    names = sorted(
+        path.name for path in source.iterdir() if path.suffix in (".pth", ".safetensors")
+    )
+    assert names
+    for name in names:
+        before, after = open_tensors(source / name), open_tensors(tmp_path / "back" / name)
+        assert before.keys() - after.keys() <= {"rope.freqs"} and after.keys() <= before.keys()
+        for key, tensor in after.items():
+            assert (tensor.shape, tensor.dtype) == (before[key].shape, before[key].dtype)
+            assert tensor.read().tobytes() == before[key].read().tobytes(), key
+    vq_before, vq_after = (
+        open_tensors(place / "vqgan.ckpt")
+        for place in (source.parent / "tokenizer", tmp_path / "back" / "tokenizer")
+    )
+    assert all(
+        vq_after[key].read().tobytes() == vq_before[key].read().tobytes() for key in vq_after
+    )
+
+
+def test_killed_conversion_goes_on_where_it_was(golden_release, convert, tmp_path, monkeypatch):
+    """Died while writing the third group; the second run reads only what is left; same checkpoint as in one go."""
+    monkeypatch.setattr(to_checkpoint, "GROUP_BYTES", 2**20)
+    source = golden_release("meta")
+    convert(source, tmp_path / "whole")
+    real, calls = model_writer.ModelWriter.write, []
+
+    class Killed(BaseException):
+        pass
+
+    def dies(self, group):
+        calls.append(sorted(group))
+        if len(calls) == 3:
+            raise Killed
+        real(self, group)
+
+    monkeypatch.setattr(model_writer.ModelWriter, "write", dies)
+    with pytest.raises(Killed):
+        convert(source, tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+    first = {name for group in calls[:1] for name in group}
+    convert(source, tmp_path / "killed")
+    rest = {name for group in calls[3:] for name in group}
+    assert not first & rest
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_unfinished_work_of_another_source_is_refused(
+    golden_release, convert, tmp_path, monkeypatch
+):
+    """Options count as well."""
+    source = golden_release("meta")
+    with monkeypatch.context() as patch:
+        patch.setattr(model_writer.ModelWriter, "finish", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(source, tmp_path / "model")
+    with pytest.raises(ValueError, match="unfinished conversion of something else"):
+        convert(source, tmp_path / "model", "--zero-code-logits")
+    convert(source, tmp_path / "model")
+
+
+def test_zero_code_logits_zeroes_the_heads_rows_of_codes_alone(golden_release, convert, tmp_path):
+    source = golden_release("hf")
+    convert(source, tmp_path / "model", "--zero-code-logits")
+    head = open_checkpoint(tmp_path / "model").leaves["transformer/head/table"].read()
+    before = open_weights(source).leaves["transformer/head/table"].read()
+    codes = np.zeros(len(head), bool)
+    codes[4:8196] = True
+    assert not head[codes].any() and before[codes].any()
+    np.testing.assert_array_equal(head[~codes], before[~codes])
+
+
+def test_dtype_casts_the_transformer(golden_release, convert, tmp_path):
+    convert(golden_release("hf"), tmp_path / "model", "--dtype", "float32")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.params["transformer"]["layers"]["00"]["q"].dtype == np.float32
+    assert (
+        loaded.config.transformer.param_dtype
+        == loaded.config.transformer.compute_dtype
+        == "float32"
+    )
+
+
+def test_inspect_says_what_a_folder_is_and_digests_agree(golden_release, convert, tmp_path):
+    """Meta's files and the checkpoint made of them have the same digests."""
+    source = golden_release("meta")
+    convert(source, tmp_path / "model")
+    of_files, of_checkpoint = (convert("inspect", path) for path in (source, tmp_path / "model"))
+    assert "layout       meta" in of_files and "layout       lumina_jax" in of_checkpoint
+    for text in (of_files, of_checkpoint):
+        digests = [line.split()[-1] for line in text.splitlines() if "parameters in" in line]
+        assert digests == [digest(tmp_path / "model", part) for part in ("transformer", "vqgan")]
+    listed = convert("inspect", tmp_path / "model", "--every-array")
+    assert "transformer/layers/01/k_norm/bias" in listed
+
+
+def test_verify_names_what_differs(golden_release, convert, tmp_path, capsys):
+    source = golden_release("hf")
+    convert(source, tmp_path / "model")
+    assert "the same weights" in convert("verify", source, tmp_path / "model")
+    convert(source, tmp_path / "other", "--zero-code-logits")
+    with pytest.raises(SystemExit, match="1"):
+        convert("verify", tmp_path / "model", tmp_path / "other")
+    printed = capsys.readouterr()
+    assert "transformer/head/table" in printed.out and "numbers differ" in printed.out
+    assert "1 differences" in printed.err
+
+
+def test_names_tell_the_trained_size(golden_release, tmp_path):
+    folder = golden_release("hf")
+    named = folder.with_name("Lumina-mGPT-7B-1024")
+    folder.rename(named)
+    config = open_weights(named).config
+    assert config.target_px == 1024 and config.max_tokens >= 4228
+
+
+def test_release_root_stands_for_its_only_model(golden_release):
+    folder = golden_release("meta")
+    (folder.parent / "models").mkdir()
+    shutil.move(folder, folder.parent / "models" / "7b")
+    assert open_weights(folder.parent).layout == "meta"
+
+
+def test_settings_of_ours_survive_a_foreign_layout(tiny_34b_checkpoint, convert, tmp_path):
+    """Image layout and trained size have no field in params.json."""
+    folder = tmp_path / "changed"
+    shutil.copytree(tiny_34b_checkpoint, folder)
+    content = json.loads((folder / "config.json").read_text())
+    content["model"] |= {"image_layout": "uni_rep", "target_px": 768, "max_tokens": 5000}
+    content["extra"] = {"sample": {"guidance": 3.0}}
+    (folder / "config.json").write_text(json.dumps(content))
+    convert(folder, tmp_path / "meta", "--to", "meta")
+    weights = open_weights(tmp_path / "meta")
+    assert (weights.config.image_layout, weights.config.target_px) == ("uni_rep", 768)
+    assert weights.config.max_tokens == 5000 and weights.notes == {"sample": {"guidance": 3.0}}
