@@ -114,7 +114,8 @@ def save_bare(source: str, target: str) -> None:
     group: dict[str, np.ndarray] = {}
     for number, tensors in enumerate(stored):
         for key, tensor in tensors.items():
-            if sum(array.nbytes for array in group.values()) + tensor.nbytes > GROUP_BYTES:
+            full = sum(array.nbytes for array in group.values()) + tensor.nbytes > GROUP_BYTES
+            if group and full:
                 ocp.partial.save(target, group)
                 group = {}
             group[f"{number}:{key}"] = tensor.read(verify=False)

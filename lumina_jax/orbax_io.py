@@ -11,9 +11,10 @@ from orbax.checkpoint import v1 as ocp
 
 from lumina_jax.checksums import digests_of_leaves, leaf_name
 
-# What is read and written at once. A process that wants a 64th of a weight reads little more than that, and Orbax
-# compresses chunks in parallel: twice as fast as whole arrays (docs/benchmarks.md).
-CHUNK_BYTES = 2**20
+# An array is cut into about NUM_CHUNKS pieces of these sizes, along its longest axes: a process that holds an eighth of
+# it reads an eighth. Smaller pieces are slower to write, larger ones to share (docs/benchmarks.md).
+NUM_CHUNKS = 64
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**16, 2**19
 DIGESTS = "digests"  # key of the arrays' digests in an Orbax checkpoint's metadata
 UNFINISHED = "*.orbax-checkpoint-tmp"
 
@@ -24,17 +25,32 @@ class CheckpointError(ValueError):
 
 @contextmanager
 def storage() -> Iterator[None]:
-    """Within it Orbax writes arrays in chunks of CHUNK_BYTES, and loads a part of what a checkpoint holds."""
+    """Within it Orbax writes arrays in chunks that suit any sharding, and loads a part of what a checkpoint holds."""
     context = ocp.Context()
-    context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
+    context.array.saving.scoped_storage_options_creator = _chunked
     context.pytree.loading.partial_load = True
     with context:
         yield
 
 
+def _chunked(path: Any, array: Any) -> Any:
+    """Orbax's options for one array."""
+    nbytes = array.size * array.dtype.itemsize // NUM_CHUNKS
+    chunk = min(max(nbytes, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
+    return ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=chunk)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for what asyncio says of each of Orbax's tasks that failed beside the one whose error is raised."""
+    return "exception was never retrieved" not in record.getMessage()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep Orbax from logging, over many lines, what is about to be raised in one."""
+    logging.getLogger("asyncio").addFilter(
+        _is_news
+    )  # it speaks later, when the tasks are collected
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

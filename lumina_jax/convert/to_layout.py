@@ -47,13 +47,19 @@ def write_layout(weights: Weights, path: str | Path, target: str) -> tuple[Path,
     entries = vqgan.stored_entries(weights.config.vqgan, weights.part("vqgan"))
     folder = path.with_name(path.name + ".unfinished")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with tqdm(total=weights.nbytes, unit="B", unit_scale=True, desc=f"writing {target}") as bar:
-        writer = _Writer(weights, tokenizer, folder, bar)
-        left_out = writer.meta(entries) if target == "meta" else writer.hf(target, entries)
-    notes = {"model": config_to_dict(weights.config), "extra": dict(weights.notes)}
-    _write_json(folder / NOTES_NAME, notes)
-    os.replace(folder, path)
+    try:
+        folder.mkdir(parents=True)
+        with tqdm(total=weights.nbytes, unit="B", unit_scale=True, desc=f"writing {target}") as bar:
+            writer = _Writer(weights, tokenizer, folder, bar)
+            left_out = writer.meta(entries) if target == "meta" else writer.hf(target, entries)
+        notes = {"model": config_to_dict(weights.config), "extra": dict(weights.notes)}
+        _write_json(folder / NOTES_NAME, notes)
+        os.replace(folder, path)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ValueError(
+            f"{path}: writing failed ({error.strerror or error}); nothing is left of it"
+        ) from error
     return path, left_out
 
 
