@@ -12,6 +12,7 @@ VENV ?= $(if $(filter command%,$(origin PYTHON)),.venv-$(notdir $(PYTHON)),.venv
 ACCELERATOR ?=
 WORKERS ?= 2
 MATRIX ?= 3.11 3.12 3.13
+FUZZ_SECONDS ?= 600
 OTHER_TESTS := slow or torch or browser or multihost or aot
 
 ifneq ($(ACCELERATOR),)
@@ -28,7 +29,7 @@ TORCH := $(VENV)/.torch
 
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help setup sample test test-slow test-all test-matrix lint format bench train-quick clean distclean
+.PHONY: help setup sample test test-slow test-all test-matrix fuzz lint format bench train-quick clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ test-matrix: ## `make test` under each Python of MATRIX
 	  echo "python$$version: $$found"; \
 	  $(MAKE) --no-print-directory test PYTHON="$$found" VENV=.venv-python$$version; \
 	done
+
+fuzz: $(DEV) ## read mutated weight files for FUZZ_SECONDS, ten minutes unless told
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --quiet tests/convert/test_fuzz.py
 
 lint: $(DEV) ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -51,22 +51,23 @@ def read_pickle(content: bytes) -> Any:
     """
     if len(content) > MAX_PICKLE_BYTES:
         raise BrokenFile(f"a pickle of {len(content)} bytes, at most {MAX_PICKLE_BYTES} are read")
-    machine = _Machine()
+    machine, file = _Machine(), io.BytesIO(content)
     try:
-        for number, (opcode, argument, place) in enumerate(pickletools.genops(io.BytesIO(content))):
-            if number >= MAX_OPCODES:
-                raise BrokenFile(f"a pickle of more than {MAX_OPCODES} opcodes")
+        for _ in range(MAX_OPCODES):
+            opcode = _OPCODES.get(file.read(1).decode("latin-1"))
+            if opcode is None:
+                raise BrokenFile(f"a damaged pickle: no opcode at byte {file.tell()}")
             if opcode.name == "STOP":
-                if machine.outer or len(machine.stack) != 1 or place != len(content) - 1:
+                if machine.outer or len(machine.stack) != 1 or file.tell() != len(content):
                     raise BrokenFile("a pickle that ends too early")
                 return machine.stack.pop()
-            machine.run(opcode.name, argument)
+            machine.run(opcode, file)
     except BrokenFile:
         raise
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:100]
         raise BrokenFile(f"a damaged pickle: {type(error).__name__} {reason}") from error
-    raise BrokenFile("a pickle without an end")
+    raise BrokenFile(f"a pickle of more than {MAX_OPCODES} opcodes")
 
 
 class _Machine:
@@ -77,16 +78,18 @@ class _Machine:
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, name: str, argument: Any) -> None:
-        """Carries out one opcode."""
+    def run(self, opcode: pickletools.OpcodeInfo, file: io.BytesIO) -> None:
+        """Carries out one opcode, whose argument `file` has; that of an unknown one is not even looked at."""
+        name = opcode.name
+        if name not in _GIVEN and name not in _NEW and name not in _ACTIONS:
+            raise BrokenFile(f"the pickle opcode {name}, which no checkpoint needs")
+        argument = opcode.arg.reader(file) if opcode.arg else None
         if name in _GIVEN:
             self.stack.append(argument)
         elif name in _NEW:
             self.stack.append(_NEW[name]())
-        elif name in _ACTIONS:
-            _ACTIONS[name](self, argument)
         else:
-            raise BrokenFile(f"the pickle opcode {name}, which no checkpoint needs")
+            _ACTIONS[name](self, argument)
 
     def pop_marked(self) -> list[Any]:
         """What lies above the last mark."""
@@ -189,6 +192,7 @@ def _persistent(machine: _Machine, _: Any) -> None:
     machine.stack.append(Persistent(machine.stack.pop()))
 
 
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _SCALARS = str | int | float | bytes | None
 _GIVEN = frozenset(
     "BININT BININT1 BININT2 LONG1 LONG4 INT LONG BINFLOAT FLOAT UNICODE BINUNICODE "
