@@ -89,8 +89,12 @@ def whole(tiny_run: Callable[..., Experiment], tmp_path: Path) -> list[tuple[int
 def test_killed_at_random_steps_equals_uninterrupted(tiny_run, whole, tmp_path: Path):
     workdir = tmp_path / "killed"
     for latest in (3, 5, 7):
-        if len(read_metrics(workdir)) < 7:  # a run may get a few steps further than where it was to die
-            kill_at(step_to_die_at(workdir, latest), start(tiny_run(save_every=2), workdir), workdir)
+        if (
+            len(read_metrics(workdir)) < 7
+        ):  # a run may get a few steps further than where it was to die
+            kill_at(
+                step_to_die_at(workdir, latest), start(tiny_run(save_every=2), workdir), workdir
+            )
     finish(start(tiny_run(save_every=2), workdir), workdir)
     assert losses(workdir) == whole
 
