@@ -70,8 +70,11 @@ def test_sampling_with_cache_equals_full_recomputation(small_lumina, settings) -
         assert free.sum() == 6 * 4
 
 
-@pytest.mark.parametrize("settings", [THREE_STREAMS, NUCLEUS], ids=["greedy", "nucleus"])
-@pytest.mark.parametrize("layout", ["uni_rep", "chameleon"])
+@pytest.mark.parametrize(
+    ("layout", "settings"),
+    [("uni_rep", THREE_STREAMS), ("chameleon", THREE_STREAMS), ("chameleon", NUCLEUS)],
+    ids=["uni_rep, greedy", "chameleon, greedy", "chameleon, nucleus"],
+)
 def test_three_streams_equal_three_full_forwards(small_lumina, layout: str, settings) -> None:
     config = replace(small_lumina.config, image_layout=layout, target_px=32)
     parts = small_lumina.params, small_lumina.vqgan_params, small_lumina.tokenizer
