@@ -9,6 +9,7 @@ import pytest
 from lumina_jax import Lumina
 from lumina_jax.checkpoint import save_model
 from lumina_jax.config import SampleConfig
+from lumina_jax.sampling.generate import Request, prepare
 from lumina_jax.sampling.grammar import check_room
 from lumina_jax.sampling.original import continue_ids
 from lumina_jax.unirep.conversation import prompt_ids
@@ -113,6 +114,12 @@ def test_what_the_layout_cannot_do_is_refused_in_one_line(model, arguments, mess
 def test_original_rules_refuse_the_layout_themselves(model) -> None:
     with pytest.raises(ValueError, match="never saw; use grammar 'exact'"):
         continue_ids(model.loaded, [0, 250, 251], SampleConfig(), num_tokens=4)
+
+
+def test_original_rules_are_refused_before_anything_is_drawn(model) -> None:
+    request = Request(prompt_ids("a", model.tokenizer), SIDE_PX, SIDE_PX)
+    with pytest.raises(ValueError, match="'original' on a model of the 'chameleon' layout"):
+        prepare(model.loaded, [request], SampleConfig(grammar="original"))
 
 
 def test_room_is_counted_in_the_layouts_own_tokens(model) -> None:

@@ -92,6 +92,14 @@ def test_nucleus_of_a_flat_row_is_exact_at_the_whole_vocabulary() -> None:
     assert found[0].sum() == 0.75 * 2**16 and found[0, : 3 * 2**14].all()
 
 
+def test_nucleus_counts_a_tail_of_tiny_weights() -> None:
+    tail = 2.0**-15.5  # of the likeliest's probability: below half of a weight's bits
+    logits = jnp.full((1, 2**16), np.log(tail), jnp.float32).at[0, 0].set(0)
+    found = keep_top_p(logits, jnp.ones_like(logits, bool), jnp.ones(1), jnp.array([0.9]))
+    wanted = (0.9 * (1 + (2**16 - 1) * tail) - 1) / tail
+    np.testing.assert_allclose(found.sum() - 1, wanted, rtol=1e-4)  # weights of 15 bits
+
+
 def test_draw_with_top_p_1_equals_the_draw_without_a_nucleus() -> None:
     logits = jnp.array(np.random.default_rng(0).normal(size=(64, 50)), jnp.float32)
     plain, ones = policy_of(64, 0.7, top_k=20), jnp.ones(64)
