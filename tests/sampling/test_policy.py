@@ -96,8 +96,9 @@ def test_nucleus_counts_a_tail_of_tiny_weights() -> None:
     tail = 2.0**-15.5  # of the likeliest's probability: below half of a weight's bits
     logits = jnp.full((1, 2**16), np.log(tail), jnp.float32).at[0, 0].set(0)
     found = keep_top_p(logits, jnp.ones_like(logits, bool), jnp.ones(1), jnp.array([0.9]))
-    wanted = (0.9 * (1 + (2**16 - 1) * tail) - 1) / tail
-    np.testing.assert_allclose(found.sum() - 1, wanted, rtol=1e-4)  # weights of 15 bits
+    weight = round(2**30 * tail)
+    missing = np.float32(0.9) * (2**30 + (2**16 - 1) * weight) - 2**30
+    assert found.sum() - 1 == np.ceil(missing / weight)
 
 
 def test_draw_with_top_p_1_equals_the_draw_without_a_nucleus() -> None:
