@@ -93,12 +93,14 @@ def test_nucleus_of_a_flat_row_is_exact_at_the_whole_vocabulary() -> None:
 
 
 def test_nucleus_counts_a_tail_of_tiny_weights() -> None:
-    tail = 2.0**-15.5  # of the likeliest's probability: below half of a weight's bits
-    logits = jnp.full((1, 2**16), np.log(tail), jnp.float32).at[0, 0].set(0)
-    found = keep_top_p(logits, jnp.ones_like(logits, bool), jnp.ones(1), jnp.array([0.9]))
+    num_tail, tail = 2**16 - 1, 2.0**-15.5  # weights that only the lower half of their bits holds
+    top_p, ones = np.linspace(0.5, 0.95, 16, dtype=np.float32), jnp.ones(16)
+    row = jnp.full(num_tail + 1, np.log(tail), jnp.float32).at[0].set(0)
+    logits = jnp.broadcast_to(row, (16, num_tail + 1))
+    found = keep_top_p(logits, jnp.ones_like(logits, bool), ones, jnp.array(top_p)).sum(axis=-1)
     weight = round(2**30 * tail)
-    missing = np.float32(0.9) * (2**30 + (2**16 - 1) * weight) - 2**30
-    assert found.sum() - 1 == np.ceil(missing / weight)
+    missing = top_p.astype(np.float64) * (2**30 + num_tail * weight) - 2**30
+    np.testing.assert_array_equal(found, 1 + np.ceil(missing / weight))
 
 
 def test_draw_with_top_p_1_equals_the_draw_without_a_nucleus() -> None:
