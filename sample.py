@@ -33,7 +33,10 @@ class Options:
     seed: int = 0  # the same seed, prompt, size and settings paint the same image
     # how closely to follow the prompt; 1 is off; default: the model's own
     guidance: float | None = None
+    # pull of the prompt's images alone, in a third stream (Chameleon: 1.2); default: the model's own
+    image_guidance: float | None = None
     top_k: int | None = None  # image codes to draw among; 1 is greedy; default: the model's own
+    top_p: float | None = None  # share of their probability to draw from; default: the model's own
     temperature: float | None = None  # default: the model's own
     grammar: str | None = None  # exact: the asked size; original: as the original, unenforced
     checkpoint: str = "scenes"  # a model checkpoint's folder, or the name of a shipped model
@@ -91,8 +94,10 @@ def paint(model: "Lumina", options: Options, requests: list) -> list["GeneratedI
         [size or model.trained_size for _, size in requests],
         options.seed,
         guidance=options.guidance,
+        image_guidance=options.image_guidance,
         temperature=options.temperature,
         image_top_k=options.top_k,
+        image_top_p=options.top_p,
         grammar=options.grammar,
         progress=True,
     )

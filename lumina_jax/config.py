@@ -58,13 +58,8 @@ class VQGANConfig:
     """The image tokenizer: taming-transformers' VQModel, with an optional space-to-depth stem."""
 
     channels: int = 128  # width at full resolution [M]
-    channel_multipliers: tuple[int, ...] = (
-        1,
-        1,
-        2,
-        2,
-        4,
-    )  # one entry a level, /2 between levels [M]
+    # one entry a level, /2 between levels [M]
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2  # per encoder level; the decoder has one more [M]
     z_channels: int = 256  # [M]
     code_width: int = 256  # E [M]
@@ -187,9 +182,8 @@ class ScenesSource:
     target_px: int  # side of the square whose area the images have
     num_records: int
     seed: int = 0
-    sizes: tuple[
-        tuple[int, int], ...
-    ] = ()  # (width, height) px; empty: every allowed crop up to max_ratio
+    # (width, height) px; empty: every allowed crop up to max_ratio
+    sizes: tuple[tuple[int, int], ...] = ()
     max_ratio: float = 2.0  # when `sizes` is empty
     # also the shapes and the colour kept from the transformer, for the VQGAN
     reserved: bool = False
@@ -197,9 +191,8 @@ class ScenesSource:
     answers: float = 0.0
     # for the VQGAN: side of random square crops; 0 trains on whole images, one size a batch
     crop_px: int = 0
-    tasks: tuple[tuple[str, float], ...] = (
-        ("text_to_image", 1.0),
-    )  # (row of data.recipes.RECIPES, weight)
+    # (row of data.recipes.RECIPES, weight)
+    tasks: tuple[tuple[str, float], ...] = (("text_to_image", 1.0),)
 
 
 @dataclass(frozen=True)
@@ -257,27 +250,42 @@ class TrainConfig:
 class SampleConfig:
     """How an image is drawn. Defaults as in the paper [P App. F]."""
 
-    guidance: float = 4.0  # 1 switches it off
-    temperature: float = 1.0
+    guidance: float = 4.0  # 1 switches it off; 3 with image_guidance [M]
+    # pull of the prompt's images alone, in a third stream; None: two streams. Meta's: 1.2 [M]
+    image_guidance: float | None = None
+    temperature: float = 1.0  # 0.7 in Chameleon [M]
     image_top_k: int = 2000
+    # the likeliest of the image_top_k codes that have this probability together; 0.9 in Chameleon [M]
+    image_top_p: float = 1.0
     text_top_k: int = 10
     grammar: Literal["exact", "original"] = "exact"  # exact: the asked size, always decodable
     decoder: str = "sequential"  # a row of sampling.DECODERS
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.guidance < float("inf"),
-            f"guidance {self.guidance}: want a finite number >= 0",
-        )
+        for name in ("guidance", "image_guidance"):
+            scale = 0 if (given := getattr(self, name)) is None else given
+            require(0 <= scale < float("inf"), f"{name} {scale}: want a finite number >= 0")
         require(
             0 < self.temperature < float("inf"),
             f"temperature {self.temperature}: want > 0 (top-k 1 is greedy)",
         )
         require(self.image_top_k >= 1 and self.text_top_k >= 1, "top-k must be at least 1")
+        require(0 < self.image_top_p <= 1, f"image_top_p {self.image_top_p}: want > 0, at most 1")
         require(
             self.grammar in ("exact", "original"),
             f"grammar {self.grammar!r}: 'exact' or 'original'",
         )
+        require(
+            self.image_guidance is None or self.grammar == "exact",
+            "image_guidance: grammar 'original' has no stream for it; want grammar 'exact'",
+        )
+
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        """The scale of each step between the streams of a request, of which there is one more."""
+        if self.image_guidance is not None:
+            return self.guidance, self.image_guidance
+        return () if self.guidance == 1 else (self.guidance,)
 
 
 @dataclass(frozen=True)

@@ -122,25 +122,29 @@ class Lumina:
         seed: int | Sequence[int] = 0,
         *,
         guidance: float | None = None,
+        image_guidance: float | None = None,
         temperature: float | None = None,
         image_top_k: int | None = None,
+        image_top_p: float | None = None,
         grammar: str | None = None,
         progress: bool | Progress = False,
     ) -> Any:
         """Paint one image, or a list of them where prompt, size or seed is a list (single values serve all).
 
-        `size`: (width, height) px, multiples of the grid's unit; default: the trained square. What is None comes from
-        `self.settings`. The same prompt, size, seed and settings paint the same image, whatever else is in the list.
+        `size`: (width, height) px, multiples of the grid's unit; default: the trained square, the only size of a model
+        of Chameleon's layout. What is None comes from `self.settings`. The same prompt, size, seed and settings paint
+        the same image, whatever else is in the list.
         `progress`: a bar on stderr, or a function called with every finished `Row`. Returns GeneratedImage(s).
         Raises ValueError of one line before painting.
         """
-        named = {"guidance": guidance, "temperature": temperature}
-        named |= {"image_top_k": image_top_k, "grammar": grammar}
+        named = {"guidance": guidance, "image_guidance": image_guidance, "temperature": temperature}
+        named |= {"image_top_k": image_top_k, "image_top_p": image_top_p, "grammar": grammar}
         given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         settings = replace(self.settings, **given)
+        layout = self.config.image_layout
         asked, is_list = _broadcast(prompt, size or self.trained_size, seed)
         requests = [
-            Request(prompt_ids(text_to_image(*wh, text), self.tokenizer), *wh, seed=one)
+            Request(prompt_ids(text_to_image(*wh, text, layout), self.tokenizer), *wh, seed=one)
             for text, wh, one in asked
         ]
         drawn = self._draw(requests, settings, progress)
@@ -164,12 +168,14 @@ class Lumina:
     def encode_image(self, image: Picture, target_px: int | None = None) -> np.ndarray:
         """A PIL image, array or file as the int32 ids of an image sentence, from start to end token.
 
-        It is cut to the allowed size nearest its shape, of about target_px² (default: the trained area).
+        It is cut to the allowed size nearest its shape, of about target_px² (default: the trained area), or in
+        Chameleon's layout to the square itself.
         """
         config, vocab = self.config, self.tokenizer.vocab
-        pixels = fit_image(open_image(image), target_px or config.target_px, config.grid)
+        side_px, layout = target_px or config.target_px, config.image_layout
+        pixels = fit_image(open_image(image), side_px, config.grid, layout=layout)
         codes = np.asarray(_encode(self.vqgan_params, pixels[None], config.vqgan))[0]
-        return image_sentence(codes, vocab, config.grid, config.image_layout)
+        return image_sentence(codes, vocab, config.grid, layout)
 
     def decode_image(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """An image sentence, start and end token included, as uint8[Y, X, 3]; ValueError where it breaks off."""

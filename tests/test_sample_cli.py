@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +44,16 @@ def test_one_prompt_gives_the_file_asked_for(paint, small_lumina, tmp_path: Path
     assert (stored["prompt"], stored["seed"], stored["size"]) == ("a red star", "5", "48x32")
 
 
+def test_image_guidance_and_top_p_reach_the_model() -> None:
+    given = {}
+    model = SimpleNamespace(
+        trained_size=(16, 16), generate=lambda *_, **named: given.update(named) or []
+    )
+    options = sample.Options(("a",), image_guidance=1.2, top_p=0.9)
+    sample.paint(model, options, sample.plan(options)[0])  # type: ignore[arg-type]
+    assert (given["image_guidance"], given["image_top_p"]) == (1.2, 0.9)
+
+
 def test_several_prompts_fill_a_folder_and_a_sheet(paint, tmp_path: Path, capsys) -> None:
     prompts = [f"--prompt={text}" for text in ("a red star", "Two circles?", "a")]
     paint(*prompts, "--size", "48x32", "--out", "pictures", "--contact-sheet", "sheet.png")
@@ -68,6 +79,8 @@ BAD = {
     "off the grid": ([*PROMPT, "--size", "50x32"], "multiples of 16 px; the nearest is 48x32"),
     "too large": ([*PROMPT, "--size", "256x256"], "paints at most 16384 px (128x128)"),
     "not a number": ([*PROMPT, "--guidance", "nan"], "guidance nan: want a finite number"),
+    "image guidance": ([*PROMPT, "--image-guidance", "-1"], "image_guidance -1.0: want a finite"),
+    "top-p": ([*PROMPT, "--top-p", "2"], "image_top_p 2.0: want > 0, at most 1"),
     "top-k": ([*PROMPT, "--top-k", "0"], "top-k must be at least 1"),
     "seed": ([*PROMPT, "--seed", "-3"], "seed -3: want 0 to 2147483647"),
     "an impossible folder": ([*PROMPT, "--out", "/dev/null/x.png"], "cannot write there"),

@@ -48,7 +48,12 @@ def make_on_eval(experiment: Experiment, per_category: int = 4) -> OnEval:
 
 
 def stage_size(experiment: Experiment, step: int) -> tuple[int, int]:
-    """(width, height) px of a square of the area that the stage of `step` trains; the model's own if unknown."""
+    """(width, height) px of a square of the area that the stage of `step` trains; the model's own if unknown.
+
+    A model of Chameleon's layout paints its own size alone.
+    """
+    if experiment.model.image_layout == "chameleon":
+        return experiment.model.target_px, experiment.model.target_px
     stages, sources = experiment.train.stages, experiment.data.sources
     stage_of_steps = Curriculum(stages).stage_of_steps()
     stage = stages[stage_of_steps[min(max(step, 1), len(stage_of_steps)) - 1]]

@@ -12,7 +12,8 @@ from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.dims import pick
 from lumina_jax.sampling import DECODERS, original
 from lumina_jax.sampling.grammar import ImagePlan, check_room, plan_image
-from lumina_jax.sampling.policy import Policy
+from lumina_jax.sampling.guidance import stream_contexts
+from lumina_jax.sampling.policy import make_policy
 from lumina_jax.sampling.sequential import SLOT_BUCKET, WINDOW, Batch, padded_length
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Job(NamedTuple):
     request: Request
     settings: SampleConfig
     plan: ImagePlan
-    context: np.ndarray  # prompt and the image's first forced tokens
+    contexts: list[np.ndarray]  # of every stream: prompt and the image's first forced tokens
 
 
 def generate(
@@ -96,9 +97,11 @@ def generate(
             results[job.index] = _draw_original(model, job)
     if exact:
         shape = _shared_shape(exact)
-        limit = max_batch or batch_limit(model.config.transformer, shape.num_slots)
         for _, group in groupby(sorted(exact, key=_group_of), key=_group_of):
             members = list(group)
+            limit = max_batch or batch_limit(
+                model.config.transformer, shape.num_slots, len(members[0].contexts)
+            )
             for first in range(0, len(members), limit):
                 part = members[first : first + limit]
                 results.update(_draw_batch(model, part, shape, progress))
@@ -112,13 +115,15 @@ def prepare(
     return [_prepare(model, index, request, settings) for index, request in enumerate(requests)]
 
 
-def batch_limit(config: TransformerConfig, num_slots: int) -> int:
-    """How many guided requests have their caches in CACHE_BYTES: a power of two from 1 to MAX_BATCH.
+def batch_limit(config: TransformerConfig, num_slots: int, num_streams: int) -> int:
+    """How many requests have the caches of their streams in CACHE_BYTES: a power of two from 1 to MAX_BATCH.
 
-    A 7B model in bfloat16 that paints 768x768 px (2432 slots) takes 2.4 GiB a request: 2 of them.
+    A 7B model in bfloat16 that paints 768x768 px (2432 slots) takes 2.4 GiB a guided request: 2 of them.
     """
     token_values = 2 * config.num_layers * config.num_kv_heads * config.head_size
-    request_bytes = 2 * num_slots * token_values * jnp.dtype(config.compute_dtype).itemsize
+    request_bytes = (
+        num_streams * num_slots * token_values * jnp.dtype(config.compute_dtype).itemsize
+    )
     fitting = min(max(1, CACHE_BYTES // request_bytes), MAX_BATCH)
     return 1 << (fitting.bit_length() - 1)
 
@@ -137,20 +142,24 @@ def _prepare(
     pick(DECODERS, settings.decoder, "decoder")
     config, vocab = model.config, model.tokenizer.vocab
     check_room(request.width_px, request.height_px, len(request.prompt_ids), config)
+    if settings.grammar == "original":
+        original.check_layout(config)
     plan = plan_image(request.width_px, request.height_px, config, vocab)
-    context = np.concatenate([request.prompt_ids, plan.lead]).astype(np.int32)
-    return Job(index, request, settings, plan, context)
+    num_streams = len(settings.guidance_scales) + 1
+    contexts = stream_contexts(request.prompt_ids, plan, vocab, num_streams)
+    return Job(index, request, settings, plan, contexts)
 
 
 def _group_of(job: Job) -> tuple:
     """What the members of one batch have in common."""
-    return (*job.plan.shape, job.settings.guidance != 1, job.settings.decoder)
+    settings = job.settings
+    return (*job.plan.shape, len(job.contexts), settings.image_top_p < 1, settings.decoder)
 
 
 def _shared_shape(jobs: Sequence[Job]) -> Shape:
-    longest = max(len(job.context) for job in jobs) - WINDOW
+    longest = max(len(job.contexts[0]) for job in jobs) - WINDOW
     prefill_length = padded_length(longest)
-    total = max(len(job.context) + len(job.plan.sentence) for job in jobs)
+    total = max(len(job.contexts[0]) + len(job.plan.sentence) for job in jobs)
     num_slots = -(-max(total, prefill_length) // SLOT_BUCKET) * SLOT_BUCKET
     return Shape(num_slots, prefill_length)
 
@@ -191,19 +200,10 @@ def _collect(run, drawn: list[np.ndarray], jobs: Sequence[Job], progress: Progre
 def _make_batch(jobs: Sequence[Job], shape: Shape) -> Batch:
     num_requests = 1 << (len(jobs) - 1).bit_length()
     filled = [*jobs, *[jobs[0]] * (num_requests - len(jobs))]
-    plan, guided = jobs[0].plan, jobs[0].settings.guidance != 1
-    contexts = []
-    for job in filled:
-        contexts.append(job.context)
-        if guided:
-            contexts.append(np.array(plan.unprompted, np.int32))
-    policy = Policy(
-        seed=jnp.array([job.request.seed for job in filled], jnp.int32),
-        temperature=jnp.array([job.settings.temperature for job in filled], jnp.float32),
-        top_k=jnp.array([job.settings.image_top_k for job in filled], jnp.int32),
-        guidance=jnp.array([job.settings.guidance for job in filled], jnp.float32),
-    )
-    return Batch(contexts, plan, policy, guided, shape.num_slots, shape.prefill_length)
+    contexts = [context for job in filled for context in job.contexts]
+    seeds = [job.request.seed for job in filled]
+    policy = make_policy([job.settings for job in filled], seeds)
+    return Batch(contexts, jobs[0].plan, policy, shape.num_slots, shape.prefill_length)
 
 
 def _draw_original(model: "LoadedModel", job: Job) -> Generated:

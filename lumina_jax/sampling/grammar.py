@@ -59,8 +59,15 @@ def plan_image(width_px: int, height_px: int, config: ModelConfig, vocab: Vocab)
 def check_room(width_px: int, height_px: int, num_prompt_tokens: int, config: ModelConfig) -> None:
     """Raise ValueError of one line unless the model can write this image after a prompt of this length.
 
-    Checked: multiples of the unit, side ratio, the trained area, and the longest trained sequence.
+    Checked: multiples of the unit, side ratio, the trained area, and the longest trained sequence; in Chameleon's
+    layout, whose sentences do not tell a size, the trained square.
     """
+    side_px, layout = config.target_px, config.image_layout
+    if layout == "chameleon" and (width_px, height_px) != (side_px, side_px):
+        raise ValueError(
+            f"size {width_px}x{height_px}: this model paints {side_px}x{side_px} px only, it never saw size tokens; "
+            "ask for that or for no size"
+        )
     check_size(width_px, height_px, config.grid)
     if width_px * height_px > config.target_px**2:
         raise ValueError(
@@ -74,7 +81,7 @@ def check_room(width_px: int, height_px: int, num_prompt_tokens: int, config: Mo
             "image included; shorten it"
         )
     try:
-        check_size(width_px, height_px, config.grid, max_tokens=room)
+        check_size(width_px, height_px, config.grid, room, layout)
     except ValueError as error:
         raise ValueError(
             f"{error} (the prompt takes {num_prompt_tokens} of {config.max_tokens})"

@@ -1,32 +1,63 @@
-"""Classifier-free guidance with the guided and the unguided rows in one batch (arXiv 2408.02657, App. F).
+"""Classifier-free guidance with all streams of a request in one batch.
 
-Row 2b is request b with its prompt, row 2b+1 the same image without it: a sequence that begins at the
-start-of-image token and counts its own positions from 0, as in training with dropped context.
+Two streams (arXiv 2408.02657, App. F): the image with its prompt, and the same image without: a sequence that begins
+at the start-of-image token and counts its own positions from 0, as in training with dropped context. Meta's Chameleon
+has a third between them, which keeps the prompt's images and drops its text. Row R b + k is stream k of request b.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+import numpy as np
 
 from lumina_jax.dims import Array, Float, Int, typed
+from lumina_jax.sampling.grammar import ImagePlan
+from lumina_jax.unirep.image_tokens import images_alone
+from lumina_jax.unirep.vocab import Vocab
+
+
+def stream_contexts(
+    prompt_ids: np.ndarray, plan: ImagePlan, vocab: Vocab, num_streams: int
+) -> list[np.ndarray]:
+    """What precedes the first code in each of 1 to 3 streams, int32, from the whole prompt to none of it.
+
+    With the released ids, [0, make, it, blue, 8197 … 8196, 8710] in front of an image of Chameleon's layout:
+    [0, make, it, blue, 8197 … 8196, 8710, 8197], [0, 8197 … 8196, 8197] and [0, 8197].
+    """
+    contexts = [np.concatenate([prompt_ids, plan.lead])]
+    if num_streams > 2:
+        contexts.append(np.concatenate([images_alone(prompt_ids, vocab), plan.lead]))
+    if num_streams > 1:
+        contexts.append(np.array(plan.unprompted))
+    return [context.astype(np.int32) for context in contexts]
 
 
 @typed
 def guide(
-    with_prompt: Float[Array, "B V"], without: Float[Array, "B V"], scale: Float[Array, "B"]
+    streams: Sequence[Float[Array, "B V"]], scales: Float[Array, "B steps"]
 ) -> Float[Array, "B V"]:
-    """`u + s (c - u)` on raw logits in float32; s = 1 is no guidance (the original code's meaning of s)."""
-    with_prompt, without = with_prompt.astype(jnp.float32), without.astype(jnp.float32)
-    return without + scale[:, None] * (with_prompt - without)
+    """Raw logits of the streams joined in float32, from the least prompted one upwards.
+
+    Two streams (full, none): `n + s (f - n)`; s = 1 is no guidance (the original code's meaning of s).
+    Three (full, images, none): `n + s_image (i - n) + s_text (f - i)`, with scales (s_text, s_image) [Meta].
+    """
+    streams = [stream.astype(jnp.float32) for stream in streams]
+    guided = streams[-1]
+    for step in reversed(range(len(streams) - 1)):
+        guided = guided + scales[:, step, None] * (streams[step] - streams[step + 1])
+    return guided
 
 
 @typed
 def guide_rows(
-    logits: Float[Array, "rows V"], scale: Float[Array, "B"], guided: bool
+    logits: Float[Array, "rows V"], scales: Float[Array, "B steps"]
 ) -> Float[Array, "B V"]:
-    """The requests' logits out of the batch's rows: 2B of them, interleaved where `guided`, else B."""
-    return guide(logits[0::2], logits[1::2], scale) if guided else logits
+    """The requests' guided logits out of the batch's rows, R = steps + 1 for each."""
+    num_streams = scales.shape[1] + 1
+    return guide([logits[stream::num_streams] for stream in range(num_streams)], scales)
 
 
 @typed
-def to_rows(ids: Int[Array, "B ..."], guided: bool) -> Int[Array, "rows ..."]:
-    """Give each request's tokens to all of its rows, the inverse of `guide_rows`' pairing."""
-    return jnp.repeat(ids, 2, axis=0) if guided else ids
+def to_rows(ids: Int[Array, "B ..."], num_streams: int) -> Int[Array, "rows ..."]:
+    """Give each request's tokens to all of its rows."""
+    return jnp.repeat(ids, num_streams, axis=0)

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.config import GridConfig, SampleConfig, TransformerConfig
+from lumina_jax.config import GridConfig, ModelConfig, SampleConfig, TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import hidden_states, logits_from_hidden
 from lumina_jax.ops.cache import Cache, init_cache, rewind
 from lumina_jax.sampling.guidance import guide
-from lumina_jax.sampling.policy import Policy, draw
+from lumina_jax.sampling.policy import Policy, draw, make_policy
 from lumina_jax.sampling.sequential import MAX_PADDING, SLOT_BUCKET, inference_config, padded_length
 from lumina_jax.unirep.image_tokens import find_images, parse_image
 from lumina_jax.unirep.vocab import Vocab
@@ -39,6 +39,7 @@ def continue_ids(
     Text is drawn with `text_top_k`, images with `image_top_k` and, from their third token on, with guidance. Without a
     separator the text ends where the model's longest sequence does. Raises ValueError where the prompt leaves no room.
     """
+    check_layout(model.config)
     vocab, room = model.tokenizer.vocab, model.config.max_tokens - len(prompt_ids)
     longest = room if num_tokens is None else num_tokens
     if not 1 <= longest <= room:
@@ -52,6 +53,15 @@ def continue_ids(
         if num_tokens is None and token_id == vocab.sep_id:
             break
     return np.array(writer.ids[len(prompt_ids) :], np.int32)
+
+
+def check_layout(config: ModelConfig) -> None:
+    """Raise ValueError of one line unless the model writes the size tokens that these rules read."""
+    if config.image_layout != "uni_rep":
+        raise ValueError(
+            f"grammar 'original' on a model of the {config.image_layout!r} layout: its rules read height and width "
+            "tokens, which this model never saw; use grammar 'exact'"
+        )
 
 
 def first_image(ids: np.ndarray, model: "LoadedModel") -> np.ndarray | None:
@@ -89,9 +99,7 @@ class Writer:
     def __init__(self, model: "LoadedModel", prompt_ids, settings: SampleConfig, seed: int):
         self.model, self.settings = model, settings
         self.ids: list[int] = []
-        self.policies = [
-            _policy(settings, seed, top_k) for top_k in (settings.text_top_k, settings.image_top_k)
-        ]
+        self.policies = [make_policy([settings], [seed], text=is_text) for is_text in (True, False)]
         self.prompted = Stream(model)
         self.unprompted = Stream(model)
         self.num_starts = self.num_ends = self.last_start = 0
@@ -173,16 +181,7 @@ def _feed(
 def _draw_in(logits: Array, unprompted: Array | None, policy: Policy, place: Array) -> Array:
     """Draw a token; `place` = (its index, lowest id allowed, first id no longer allowed)."""
     if unprompted is not None:
-        logits = guide(logits, unprompted, policy.guidance)
+        logits = guide([logits, unprompted], policy.guidance)
     ids = jnp.arange(logits.shape[-1])
     allowed = (ids >= place[1]) & (ids < place[2])
     return draw(jnp.where(allowed, logits, -jnp.inf), policy, place[0])
-
-
-def _policy(settings: SampleConfig, seed: int, top_k: int) -> Policy:
-    return Policy(
-        seed=jnp.array([seed], jnp.int32),
-        temperature=jnp.array([settings.temperature], jnp.float32),
-        top_k=jnp.array([top_k], jnp.int32),
-        guidance=jnp.array([settings.guidance], jnp.float32),
-    )

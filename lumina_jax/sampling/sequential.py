@@ -32,7 +32,6 @@ class Program(NamedTuple):
 
     transformer: TransformerConfig
     codes: tuple[int, int]  # (first id, how many): the slice of the head that is computed
-    guided: bool  # rows in pairs with and without prompt
     max_columns: int  # longest run of codes, with room to spare
 
 
@@ -42,10 +41,9 @@ class Batch:
 
     contexts: list[
         np.ndarray
-    ]  # every row's tokens up to the first code; 2B rows where guided, else B
+    ]  # every row's tokens up to the first code; as many rows a request as it has streams
     plan: ImagePlan
     policy: Policy  # of the B requests
-    guided: bool
     num_slots: int  # T
     prefill_length: int  # contexts without their last WINDOW tokens are padded to this
 
@@ -60,7 +58,7 @@ def decode(
     plan = batch.plan
     longest = max(stop - start for start, stop in plan.runs)
     config = inference_config(config)
-    program = Program(config, codes, batch.guided, -(-longest // 128) * 128)
+    program = Program(config, codes, -(-longest // 128) * 128)
     cache, window = prefill(params, config, batch)
     for start, stop in plan.runs:
         place = jnp.array([start, stop - start, plan.line_end_id], jnp.int32)
@@ -109,19 +107,19 @@ def draw_run(
             params, program.transformer, ids, cache=cache, head_slice=program.codes
         )
         assert grown is not None
-        logits = guide_rows(logits[:, -1], policy.guidance, program.guided)
+        logits = guide_rows(logits[:, -1], policy.guidance)
         return grown, draw(logits, policy, first_index + column)
 
     def step(column: Array, carry: tuple) -> tuple:
         cache, last, drawn = carry
-        ids = to_rows(last + first_code_id, program.guided)[:, None]
+        ids = to_rows(last + first_code_id, policy.num_streams)[:, None]
         cache, last = draw_next(cache, ids, column)
         return cache, last, drawn.at[:, column].set(last)
 
     cache, last = draw_next(cache, window, jnp.int32(0))
     drawn = jnp.zeros((last.shape[0], program.max_columns), jnp.int32).at[:, 0].set(last)
     cache, last, drawn = jax.lax.fori_loop(1, num_codes, step, (cache, last, drawn))
-    rows = to_rows(last + first_code_id, program.guided)
+    rows = to_rows(last + first_code_id, policy.num_streams)
     return cache, jnp.stack([rows, jnp.full_like(rows, next_id)], axis=1), drawn
 
 

@@ -64,7 +64,11 @@ def image_token_count(
 
 
 def check_size(
-    width_px: int, height_px: int, grid: GridConfig, max_tokens: int | None = None
+    width_px: int,
+    height_px: int,
+    grid: GridConfig,
+    max_tokens: int | None = None,
+    layout: str = "uni_rep",
 ) -> None:
     """Raise a ValueError of one line unless a model with this grid can write an image of this size.
 
@@ -83,7 +87,7 @@ def check_size(
         raise ValueError(f"{asked}: sides are {ratio:g}:1, at most {grid.max_ratio:g}:1 is allowed")
     if max(width_px, height_px) > grid.max_units * unit:
         raise ValueError(f"{asked}: no side may be longer than {grid.max_units * unit} px")
-    count = image_token_count(width_px, height_px, grid)
+    count = image_token_count(width_px, height_px, grid, layout)
     if max_tokens is not None and count > max_tokens:
         raise ValueError(
             f"{asked}: needs {count} tokens, this model has room for {max_tokens}; ask for a smaller image"

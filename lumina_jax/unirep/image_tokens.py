@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from lumina_jax.config import GridConfig
-from lumina_jax.unirep.grid import FREE, choose_crop, crop_sizes, image_table
+from lumina_jax.unirep.grid import FREE, check_size, choose_crop, crop_sizes, image_table
 from lumina_jax.unirep.vocab import Vocab
 
 
@@ -83,12 +83,46 @@ def find_images(ids: np.ndarray, vocab: Vocab) -> list[tuple[int, int]]:
     return spans
 
 
+def images_alone(ids: np.ndarray, vocab: Vocab) -> np.ndarray:
+    """A prompt without its text: its start token and its image sentences, for guidance by images.
+
+    Of a truncated image the codes and the start or end token stay. Source: Meta's Chameleon, whose images are made of
+    these alone; height, width and line ends stay inside complete sentences.
+    """
+    ids = np.asarray(ids)
+    kept = vocab.is_code(ids)
+    kept |= np.isin(ids, (vocab.bos_id, vocab.image_start_id, vocab.image_end_id))
+    for start, stop in find_images(ids, vocab):
+        kept[start:stop] = True
+    return ids[kept]
+
+
 def fit_image(
-    image: Image.Image, target_px: int, grid: GridConfig, rng: np.random.Generator | None = None
+    image: Image.Image,
+    target_px: int,
+    grid: GridConfig,
+    rng: np.random.Generator | None = None,
+    layout: str = "uni_rep",
 ) -> np.ndarray:
-    """An image as the tokenizer reads it: the best allowed crop on white, uint8[Y, X, 3]."""
+    """An image as the tokenizer reads it, on white, uint8[Y, X, 3].
+
+    Uni-Rep: the best allowed crop. Chameleon: the square of target_px that Meta's image tokenizer cuts.
+    """
+    if layout == "chameleon":
+        check_size(target_px, target_px, grid)
+        return np.asarray(scale_to_square(image, target_px))
     crop = choose_crop(image.size, crop_sizes(target_px, grid))
     return np.asarray(whiten(resize_and_crop(image, crop, rng)))
+
+
+def scale_to_square(image: Image.Image, side_px: int) -> Image.Image:
+    """Whiten an image, scale its short side to `side_px` with LANCZOS and cut the square out of the centre (Meta)."""
+    image = whiten(_smooth_mode(image))
+    scale = side_px / min(image.size)
+    resized = (round(scale * image.width), round(scale * image.height))
+    image = image.resize(resized, Image.Resampling.LANCZOS)
+    left, upper = (image.width - side_px) // 2, (image.height - side_px) // 2
+    return image.crop((left, upper, left + side_px, upper + side_px))
 
 
 def resize_and_crop(

@@ -89,14 +89,16 @@ TASKS = {
 }
 
 
-def text_to_image(width_px: int, height_px: int, caption: str) -> str:
-    r"""The prompt for an image of a size, width first.
+def text_to_image(width_px: int, height_px: int, caption: str, layout: str = "uni_rep") -> str:
+    r"""The prompt for an image of a size, width first; in Chameleon's layout, trained on no such words, the caption.
 
     >>> text_to_image(96, 64, "a red circle")
     'Generate an image of 96x64 according to the following prompt:\na red circle'
     """
     if not caption.strip():
         raise ValueError("empty prompt: say what to paint")
+    if layout == "chameleon":
+        return caption
     return TASKS["text_to_image"].prompt(width=width_px, height=height_px, caption=caption)
 
 

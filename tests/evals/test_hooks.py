@@ -34,6 +34,11 @@ def test_stage_size_is_that_of_the_steps_just_trained(experiment, step, side_px)
     assert stage_size(experiment, step) == (side_px, side_px)
 
 
+def test_stage_size_is_the_models_own_in_chameleons_layout(experiment):
+    model = replace(experiment.model, image_layout="chameleon", target_px=128)
+    assert stage_size(replace(experiment, model=model), 0) == (128, 128)
+
+
 def test_transformer_hook_writes_a_sheet_and_scores(experiment, params, tmp_path):
     on_eval = make_on_eval(experiment, per_category=1)
     found = on_eval(SimpleNamespace(params=params, ema=None), 3, tmp_path)

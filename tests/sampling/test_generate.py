@@ -87,11 +87,45 @@ def test_seed_decides_the_image(small_lumina, request_for) -> None:
     assert ids[0] == ids[2] != ids[1]
 
 
-def test_guidance_1_skips_the_unguided_rows(small_lumina, request_for, spied_batches) -> None:
+@pytest.mark.parametrize(
+    ("guidance", "image_guidance", "num_rows"), [(1.0, None, 4), (2.0, None, 8), (1.0, 2.0, 12)]
+)
+def test_batch_has_a_row_for_every_stream_that_guidance_reads(
+    small_lumina, request_for, spied_batches, guidance, image_guidance, num_rows: int
+) -> None:
+    settings = replace(SETTINGS, guidance=guidance, image_guidance=image_guidance)
+    generate(small_lumina.loaded, [request_for(text) for text in TEXTS], settings)
+    assert len(spied_batches[-1].contexts) == num_rows  # 3 requests fill a batch of 4
+
+
+def test_requests_share_a_batch_only_with_equal_streams_and_nuclei(
+    small_lumina, request_for, monkeypatch
+) -> None:
+    seen = []
+
+    def no_codes(params, config, codes, batch):
+        seen.append((len(batch.contexts), batch.policy.top_p is None))
+        yield from np.zeros((len(batch.plan.runs), len(batch.policy.seed), 128), np.int32)
+
+    monkeypatch.setitem(DECODERS, "sequential", no_codes)
+    kinds = [
+        replace(SETTINGS, guidance=1.0),
+        SETTINGS,
+        replace(SETTINGS, image_guidance=1.2),
+        replace(SETTINGS, image_top_p=0.6),
+        replace(SETTINGS, image_guidance=1.2, image_top_p=0.3),
+    ]
+    generate(small_lumina.loaded, [replace(request_for("a"), settings=each) for each in kinds * 2])
+    assert seen == [(2, True), (4, True), (4, False), (6, True), (6, False)]
+
+
+def test_equal_scales_of_text_and_images_paint_as_two_streams(small_lumina, request_for) -> None:
+    greedy = SampleConfig(guidance=2.5, image_top_k=1)
     requests = [request_for(text) for text in TEXTS]
-    for guidance, num_rows in ((1.0, 4), (2.0, 8)):  # 3 requests fill a batch of 4
-        generate(small_lumina.loaded, requests, replace(SETTINGS, guidance=guidance))
-        assert len(spied_batches[-1].contexts) == num_rows
+    two = generate(small_lumina.loaded, requests, greedy)
+    three = generate(small_lumina.loaded, requests, replace(greedy, image_guidance=2.5))
+    for one, other in zip(two, three, strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
 
 
 def test_guidance_near_1_equals_no_guidance(small_lumina, request_for) -> None:
@@ -135,6 +169,8 @@ def test_bad_request_is_refused_before_anything_is_drawn(
 
 def test_batch_limit_keeps_the_cache_in_its_share_of_memory() -> None:
     large = replace(PRESETS["7b"].transformer, compute_dtype="bfloat16")
-    assert batch_limit(large, num_slots=2432) == 2
-    assert batch_limit(replace(large, num_layers=1024), num_slots=4352) == 1
-    assert batch_limit(PRESETS["scenes"].transformer, num_slots=384) == 32
+    assert batch_limit(large, num_slots=2432, num_streams=2) == 2
+    assert batch_limit(large, num_slots=2432, num_streams=1) == 4
+    assert batch_limit(large, num_slots=1152, num_streams=3) == 4
+    assert batch_limit(replace(large, num_layers=1024), num_slots=4352, num_streams=2) == 1
+    assert batch_limit(PRESETS["scenes"].transformer, num_slots=384, num_streams=2) == 32

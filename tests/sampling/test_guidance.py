@@ -1,28 +1,70 @@
-"""Guided and unguided rows in one batch."""
+"""The streams of a request: what each reads, and how their logits are joined."""
+
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from lumina_jax.sampling.guidance import guide, guide_rows, to_rows
+from lumina_jax.sampling.grammar import plan_image
+from lumina_jax.sampling.guidance import guide, guide_rows, stream_contexts, to_rows
+from lumina_jax.unirep.image_tokens import image_sentence
 
 LOGITS = jnp.array([[1.0, 4.0], [3.0, 3.0], [0.0, 10.0], [2.0, 8.0]])  # rows: with, without, …
 
 
 def test_guide_moves_away_from_the_unprompted_logits() -> None:
-    guided = guide(LOGITS[0::2], LOGITS[1::2], jnp.array([4.0, 0.5]))
+    guided = guide([LOGITS[0::2], LOGITS[1::2]], jnp.array([[4.0], [0.5]]))
     np.testing.assert_allclose(guided, [[3 + 4 * -2, 3 + 4 * 1], [2 + 0.5 * -2, 8 + 0.5 * 2]])
 
 
 def test_guide_computes_in_float32() -> None:
-    rough = guide(jnp.bfloat16(LOGITS[:1]), jnp.bfloat16(LOGITS[1:2]), jnp.array([3.0]))
+    rough = guide([jnp.bfloat16(LOGITS[:1]), jnp.bfloat16(LOGITS[1:2])], jnp.array([[3.0]]))
     assert rough.dtype == jnp.float32
 
 
-def test_guide_rows_pairs_what_to_rows_spreads() -> None:
-    ids = jnp.array([7, 9])
-    assert to_rows(ids, guided=True).tolist() == [7, 7, 9, 9]
-    assert to_rows(ids, guided=False).tolist() == [7, 9]
-    np.testing.assert_array_equal(
-        guide_rows(LOGITS, jnp.array([1.0, 1.0]), guided=True), LOGITS[0::2]
+def random_streams(num_streams: int) -> list[np.ndarray]:
+    """Logits of 2 requests."""
+    return list(np.random.default_rng(0).normal(size=(num_streams, 2, 5)).astype(np.float32))
+
+
+def test_three_streams_follow_metas_formula() -> None:
+    full, images, none = random_streams(3)
+    text_scale, image_scale = np.array([[3.0], [0.5]]), np.array([[1.2], [7.0]])
+    guided = guide(
+        [jnp.array(stream) for stream in (full, images, none)],
+        jnp.array(np.concatenate([text_scale, image_scale], axis=1), jnp.float32),
     )
-    np.testing.assert_array_equal(guide_rows(LOGITS, jnp.ones(4), guided=False), LOGITS)
+    wanted = none + image_scale * (images - none) + text_scale * (full - images)
+    np.testing.assert_allclose(guided, wanted, rtol=1e-5)
+
+
+def test_three_streams_with_equal_scales_are_two() -> None:
+    full, images, none = (jnp.array(stream) for stream in random_streams(3))
+    scale = jnp.array([[3.0], [0.5]])
+    three = guide([full, images, none], jnp.concatenate([scale, scale], axis=1))
+    np.testing.assert_allclose(three, guide([full, none], scale), atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["uni_rep", "chameleon"])
+def test_streams_read_all_then_the_images_then_nothing_of_a_prompt(small_lumina, layout) -> None:
+    config, vocab = replace(small_lumina.config, image_layout=layout), small_lumina.tokenizer.vocab
+    image = image_sentence(np.arange(16).reshape(4, 4), vocab, config.grid, layout)
+    prompt = np.concatenate([[vocab.bos_id, 300], image, [301, vocab.sep_id]])
+    plan = plan_image(32, 32, config, vocab)
+    full, images, none = stream_contexts(prompt, plan, vocab, 3)
+    assert full.tolist() == [*prompt, *plan.lead]
+    assert images.tolist() == [vocab.bos_id, *image, *plan.lead]
+    unprompted = {"uni_rep": [], "chameleon": [vocab.bos_id]}[layout]
+    assert none.tolist() == [*unprompted, *plan.lead]
+    two = stream_contexts(prompt, plan, vocab, 2)
+    assert [two[0].tolist(), two[1].tolist()] == [full.tolist(), none.tolist()]
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 3])
+def test_guide_rows_gathers_what_to_rows_spreads(num_streams: int) -> None:
+    ids = jnp.array([7, 9])
+    rows = to_rows(ids, num_streams)
+    assert rows.tolist() == [7] * num_streams + [9] * num_streams
+    logits, scales = rows[:, None].astype(jnp.float32), jnp.full((2, num_streams - 1), 4.0)
+    assert guide_rows(logits, scales).tolist() == [[7], [9]]

@@ -11,6 +11,7 @@ from lumina_jax.sampling.policy import Policy
 draw = jax.jit(policy.draw)
 gumbel_noise = jax.jit(policy.gumbel_noise, static_argnums=2)
 keep_top_k = jax.jit(policy.keep_top_k)
+keep_top_p = jax.jit(policy.keep_top_p)
 
 
 def policy_of(num_rows: int, temperature: float = 1.0, top_k: int = 10**6) -> Policy:
@@ -18,7 +19,7 @@ def policy_of(num_rows: int, temperature: float = 1.0, top_k: int = 10**6) -> Po
     ones = jnp.ones(num_rows)
     seeds = jnp.arange(num_rows, dtype=jnp.int32)
     top = jnp.full(num_rows, top_k, jnp.int32)
-    return Policy(seeds, temperature * ones, top, guidance=ones)
+    return Policy(seeds, temperature * ones, top, guidance=ones[:, None])
 
 
 def best_by_sorting(logits: np.ndarray, top_k: int) -> np.ndarray:
@@ -55,6 +56,68 @@ def test_draw_follows_the_tempered_truncated_distribution() -> None:
     wanted = np.where(logits > -0.3, np.exp(logits / temperature), 0)
     np.testing.assert_allclose(found, wanted / wanted.sum(), atol=0.015)  # 4 standard errors
     assert found[3] == 0
+
+
+def nucleus_by_sorting(logits, kept, temperature: float, top_p: float) -> np.ndarray:
+    """The fewest likeliest of one row that reach `top_p`, in float64; equal ones in order of their index."""
+    scores = np.where(kept, logits, -np.inf).astype(np.float64)
+    weights = np.exp((scores - scores.max()) / temperature)
+    order = np.argsort(-scores, kind="stable")
+    before = np.cumsum(weights[order]) - weights[order]
+    nucleus = np.zeros(len(logits), bool)
+    nucleus[order] = before < np.float32(top_p) * weights.sum()
+    return nucleus & kept
+
+
+@pytest.mark.parametrize("step", [1e-7, 0.5], ids=["all different", "many ties"])
+def test_keep_top_p_equals_a_stable_sort(step: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = (np.round(rng.normal(size=(8, 301)) / step) * step).astype(np.float32)
+    logits[:, :20] = -np.inf
+    top_p = np.array([0.9, 0.5, 0.123, 0.99, 0.9, 1e-50, 1.0, 0.3], np.float32)
+    temperatures = np.array([1.0, 0.7, 0.1, 3.0, 1e-3, 1.0, 0.7, 50.0], np.float32)
+    kept = np.array(keep_top_k(jnp.array(logits), jnp.array([999, 40, 7, 300, 20, 50, 60, 1])))
+    found = keep_top_p(jnp.array(logits), jnp.array(kept), jnp.array(temperatures), top_p)
+    assert np.asarray(found).any(axis=-1).all()
+    for row, *given in zip(np.asarray(found), logits, kept, temperatures, top_p, strict=True):
+        wanted = nucleus_by_sorting(*given)
+        if given[-1] == 0:  # what 1e-50 is in float32: the likeliest alone
+            wanted = best_by_sorting(given[0], 1)
+        np.testing.assert_array_equal(row, wanted)
+
+
+def test_nucleus_of_a_flat_row_is_exact_at_the_whole_vocabulary() -> None:
+    logits, ones = jnp.zeros((1, 2**16)), jnp.ones(1)
+    found = keep_top_p(logits, jnp.ones_like(logits, bool), ones, 0.75 * ones)
+    assert found[0].sum() == 0.75 * 2**16 and found[0, : 3 * 2**14].all()
+
+
+def test_nucleus_counts_a_tail_of_tiny_weights() -> None:
+    num_tail, tail = 2**16 - 1, 2.0**-15.5  # weights that only the lower half of their bits holds
+    top_p, ones = np.linspace(0.5, 0.95, 16, dtype=np.float32), jnp.ones(16)
+    row = jnp.full(num_tail + 1, np.log(tail), jnp.float32).at[0].set(0)
+    logits = jnp.broadcast_to(row, (16, num_tail + 1))
+    found = keep_top_p(logits, jnp.ones_like(logits, bool), ones, jnp.array(top_p)).sum(axis=-1)
+    weight = round(2**30 * tail)
+    missing = top_p.astype(np.float64) * (2**30 + num_tail * weight) - 2**30
+    np.testing.assert_array_equal(found, 1 + np.ceil(missing / weight))
+
+
+def test_draw_with_top_p_1_equals_the_draw_without_a_nucleus() -> None:
+    logits = jnp.array(np.random.default_rng(0).normal(size=(64, 50)), jnp.float32)
+    plain, ones = policy_of(64, 0.7, top_k=20), jnp.ones(64)
+    wanted = draw(logits, plain, jnp.int32(3)).tolist()
+    assert draw(logits, plain._replace(top_p=ones), jnp.int32(3)).tolist() == wanted
+    assert draw(logits, plain._replace(top_p=0.3 * ones), jnp.int32(3)).tolist() != wanted
+
+
+def test_nucleus_is_measured_after_the_temperature() -> None:
+    logits = jnp.log(jnp.array([[0.6, 0.3, 0.1]]))
+    kept = [
+        keep_top_p(logits, logits > -9, jnp.array([t]), jnp.array([0.65]))[0].tolist()
+        for t in (1.0, 0.5)
+    ]
+    assert kept == [[True, True, False], [True, False, False]]  # 0.6 ^ 2 is 0.78 of the squares
 
 
 def test_noise_of_a_row_is_the_same_alone_and_among_others() -> None:

@@ -1,18 +1,24 @@
 """The cached decoder against full recomputation, and how often it compiles."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
+from lumina_jax import Lumina
 from lumina_jax.config import SampleConfig
 from lumina_jax.sampling import sequential
 from lumina_jax.sampling.generate import Request, generate
 from lumina_jax.sampling.grammar import plan_image
-from lumina_jax.sampling.policy import Policy, draw
+from lumina_jax.sampling.policy import draw, make_policy
 from lumina_jax.sampling.sequential import MAX_PADDING, padded_length
 from lumina_jax.unirep.conversation import prompt_ids
+from lumina_jax.unirep.image_tokens import image_sentence
 
 GREEDY = SampleConfig(guidance=2.5, image_top_k=1)
+THREE_STREAMS = SampleConfig(guidance=3.0, image_guidance=1.5, image_top_k=1)
+NUCLEUS = SampleConfig(guidance=1.5, image_guidance=1.2, image_top_k=30, image_top_p=0.8)
 DRAWN = SampleConfig(guidance=1.5, temperature=0.8, image_top_k=30)
 
 
@@ -21,27 +27,33 @@ def requests_of(lumina, prompts: list[str], size: tuple[int, int]) -> list[Reque
 
 
 def recomputed_ids(lumina, request: Request, ids: np.ndarray, settings: SampleConfig) -> np.ndarray:
-    """What would be drawn in the places after the lead, from one full forward without any cache."""
+    """What would be drawn in the places after the lead, from one full forward a stream without any cache."""
     vocab = lumina.tokenizer.vocab
     plan = plan_image(request.width_px, request.height_px, lumina.config, vocab)
     codes = slice(vocab.first_code_id, vocab.first_code_id + vocab.num_codes)
     places = np.arange(len(plan.lead), len(ids), dtype=np.int32)
-    logits = []
-    for before in (np.concatenate([request.prompt_ids, plan.lead]), np.array(plan.unprompted)):
+
+    def logits(before: np.ndarray) -> np.ndarray:
         whole = np.concatenate([before, ids[len(plan.lead) :]])
-        padded = np.pad(
-            whole, (0, 96 - len(whole))
-        )  # one length compiles once; later ids are not seen
-        logits.append(lumina.logits(padded[None])[0, len(before) - 1 :][: len(places), codes])
-    guided = logits[1] + settings.guidance * (logits[0] - logits[1])
-    shape = (len(places), 1)
-    one_a_place = Policy(
-        np.full(shape, request.seed, np.int32),
-        np.full(shape, settings.temperature, np.float32),
-        np.full(shape, settings.image_top_k, np.int32),
-        np.full(shape, settings.guidance, np.float32),
-    )
-    drawn = jax.vmap(draw)(guided[:, None], one_a_place, places)
+        padded = np.pad(whole, (0, 96 - len(whole)))  # one length compiles once; unseen by the rest
+        return lumina.logits(padded[None])[0, len(before) - 1 :][: len(places), codes]
+
+    full = logits(np.concatenate([request.prompt_ids, plan.lead]))
+    none = logits(np.array(plan.unprompted))
+    if settings.image_guidance is None:
+        guided = none + settings.guidance * (full - none)
+    else:
+        asked = request.prompt_ids.tolist()  # holds one image or none
+        pictures: list[int] = []
+        if vocab.image_end_id in asked:
+            place = asked.index(vocab.image_start_id), asked.index(vocab.image_end_id) + 1
+            pictures = asked[slice(*place)]
+        images = logits(np.array([vocab.bos_id, *pictures, *plan.lead]))
+        guided = none + settings.image_guidance * (images - none)
+        guided = guided + settings.guidance * (full - images)
+    one_a_place = [make_policy([settings], [request.seed])] * len(places)
+    policies = jax.tree.map(lambda *leaves: np.stack(leaves), *one_a_place)
+    drawn = jax.vmap(draw)(guided[:, None], policies, places)
     return np.asarray(drawn)[:, 0] + vocab.first_code_id
 
 
@@ -56,6 +68,27 @@ def test_sampling_with_cache_equals_full_recomputation(small_lumina, settings) -
         free = small_lumina.tokenizer.vocab.is_code(written)
         np.testing.assert_array_equal(written[free], wanted[free])
         assert free.sum() == 6 * 4
+
+
+@pytest.mark.parametrize(
+    ("layout", "settings"),
+    [("uni_rep", THREE_STREAMS), ("chameleon", THREE_STREAMS), ("chameleon", NUCLEUS)],
+    ids=["uni_rep, greedy", "chameleon, greedy", "chameleon, nucleus"],
+)
+def test_three_streams_equal_three_full_forwards(small_lumina, layout: str, settings) -> None:
+    config = replace(small_lumina.config, image_layout=layout, target_px=32)
+    parts = small_lumina.params, small_lumina.vqgan_params, small_lumina.tokenizer
+    lumina, vocab = Lumina(config, *parts), small_lumina.tokenizer.vocab
+    picture = image_sentence(np.arange(16).reshape(4, 4), vocab, config.grid, layout)
+    prompt = prompt_ids("red <|image|> star", lumina.tokenizer, [0], lambda _: picture)
+    requests = [Request(prompt, 32, 32, seed=seed) for seed in (1, 2)]
+    requests.append(Request(prompt_ids("a red star", lumina.tokenizer), 32, 32))
+    for request, result in zip(requests, generate(lumina.loaded, requests, settings), strict=True):
+        wanted = recomputed_ids(lumina, request, result.ids, settings)
+        written = result.ids[-len(wanted) :]
+        free = vocab.is_code(written)
+        np.testing.assert_array_equal(written[free], wanted[free])
+        assert free.sum() == 4 * 4
 
 
 def test_sizes_and_settings_share_one_program(small_lumina) -> None:

@@ -10,6 +10,7 @@ from lumina_jax.unirep.image_tokens import (
     find_images,
     fit_image,
     image_sentence,
+    images_alone,
     parse_image,
     resize_and_crop,
     whiten,
@@ -111,6 +112,38 @@ def test_find_images_passes_over_truncated_ones(golden_tokenizer):
     assert find_images(np.array([end, start, 5, start, 6, end, 7, start]), vocab) == [(3, 6)]
 
 
+def test_images_alone_drops_the_text_around_whole_sentences(golden, golden_tokenizer):
+    vocab = golden_tokenizer.vocab
+    wide, square = golden["tok_wide"].tolist(), golden["tok_square"].tolist()
+    size, line = vocab.size_id(2), vocab.line_end_id
+    prompt = np.array([0, 9000, *wide, size, 9001, *square, line, 9002, vocab.sep_id])
+    assert images_alone(prompt, vocab).tolist() == [0, *wide, *square]
+
+
+def test_images_alone_keeps_the_codes_of_a_truncated_image(golden_tokenizer):
+    vocab = golden_tokenizer.vocab
+    start, size = vocab.image_start_id, vocab.size_id(2)
+    assert images_alone(np.array([0, start, size, 5, 6, 9000]), vocab).tolist() == [0, start, 5, 6]
+
+
+@pytest.mark.parametrize("size", [(101, 50), (50, 101), (64, 64), (20, 33)])
+def test_chameleon_scales_the_short_side_and_cuts_the_centre(size):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
+    scale = 32 / min(size)
+    whole = image.resize((round(scale * size[0]), round(scale * size[1])), Image.Resampling.LANCZOS)
+    left, upper = (whole.width - 32) // 2, (whole.height - 32) // 2
+    wanted = np.asarray(whole)[upper : upper + 32, left : left + 32]
+    np.testing.assert_array_equal(fit_image(image, 32, GRID, layout="chameleon"), wanted)
+
+
+def test_chameleon_whitens_before_it_scales():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (48, 48, 4), np.uint8), "RGBA")
+    pixels = fit_image(image, 32, GRID, layout="chameleon")
+    np.testing.assert_array_equal(pixels, fit_image(whiten(image), 32, GRID, layout="chameleon"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_fitted_images_have_the_size_their_ids_name(golden, golden_tokenizer, kind):
     pixels = fit_image(golden.image(kind), 96, GRID)
@@ -149,8 +182,10 @@ def test_whiten_blends_on_white_and_truncates():
 def test_every_usual_mode_is_read_as_rgb(mode):
     image = Image.new("RGB", (64, 64), (255, 255, 255)).convert(mode)
     assert (fit_image(image, 64, GRID) == 255).all()
+    assert (fit_image(image, 64, GRID, layout="chameleon") == 255).all()
 
 
 def test_sixteen_bit_images_are_scaled_not_clipped():
     image = Image.fromarray(np.full((64, 64), 0x8012, np.uint16))
     assert (fit_image(image, 64, GRID) == 0x80).all()
+    assert (fit_image(image, 64, GRID, layout="chameleon") == 0x80).all()
