@@ -5,8 +5,7 @@ r"""Flexible progressive fine-tuning of Chameleon-7B (arXiv 2408.02657, 2.2): 51
 
 Records: pre-tokenised image-text pairs under data/, one folder of ArrayRecord shards an area, every image at the
 allowed crop nearest to its own shape, packed by `lumina_jax.data.records` and written by `lumina_jax.data.shards`.
-`checkpoints/chameleon_7b` is Meta's release read by `lumina_jax.convert` and saved with its VQGAN and tokenizer by
-`lumina_jax.checkpoint.save_model`.
+`checkpoints/chameleon_7b` is Meta's release: `python -m lumina_jax.convert models/7b checkpoints/chameleon_7b`.
 
 Hardware: eight accelerators of 80 GB or more, or a pod slice: the mesh takes every device. The paper's run took 32
 A100 for seven days on 10M pairs. Optimiser, losses, dropout, batch and rate are the original's; how long its stages

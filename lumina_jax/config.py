@@ -65,8 +65,9 @@ class VQGANConfig:
     code_width: int = 256  # E [M]
     num_codes: int = 8192  # M [M]
     num_groups: int = 32  # GroupNorm [M]
-    # statistics over the image [M], or of each pixel alone: local codes
-    norm: Literal["group", "pixel"] = "group"
+    norm: Literal["group", "pixel"] = (
+        "group"  # statistics over the image [M], or of each pixel alone
+    )
     stem_px: int = 1  # space-to-depth factor before conv_in (and depth-to-space after conv_out); 1 in Chameleon
     dropout: float = 0.0
     # 3x3 convolutions as 3x3 per channel then 1x1, for small models; Chameleon: plain

@@ -115,12 +115,12 @@ def golden_tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden_release(
-    golden: Golden, golden_tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """`golden_release("meta")` or `("hf")`: a copy of the tiny model in that release layout, tokenizer/ beside it."""
+def unpack_release(
+    golden_tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Golden, str], Path]:
+    """`unpack_release(golden, "meta")`: a copy of a tiny model in that release layout, tokenizer/ beside it."""
 
-    def unpack_into(folder: Path) -> Path:
+    def unpack_into(folder: Path, golden: Golden) -> Path:
         folder.mkdir()
         for source in (golden.path / folder.name).iterdir():
             packed = source.suffix == ".gz"
@@ -128,13 +128,19 @@ def golden_release(
             (folder / source.name.removesuffix(".gz")).write_bytes(content)
         return folder
 
-    def unpack(layout: str) -> Path:
+    def unpack(golden: Golden, layout: str) -> Path:
         root = tmp_path_factory.mktemp(golden.name)
-        tokenizer = unpack_into(root / "tokenizer")
+        tokenizer = unpack_into(root / "tokenizer", golden)
         (tokenizer / golden_tokenizer_path.name).symlink_to(golden_tokenizer_path)
-        return tokenizer if layout == "tokenizer" else unpack_into(root / layout)
+        return tokenizer if layout == "tokenizer" else unpack_into(root / layout, golden)
 
     return unpack
+
+
+@pytest.fixture(scope="session")
+def golden_release(golden: Golden, unpack_release) -> Callable[[str], Path]:
+    """`golden_release("meta")`, `("hf")` or `("tokenizer")` of each golden model in turn."""
+    return lambda layout: unpack_release(golden, layout)
 
 
 @pytest.fixture(scope="session")

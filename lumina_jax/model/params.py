@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -47,7 +48,7 @@ def with_codebook_tables(params: Params, codebook: Array, first_code_id: int, ke
 
 def abstract_params(config: TransformerConfig) -> Params:
     """Shapes and dtypes of `init_params`, computed without memory."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))  # the caller's own
 
 
 def param_letters(config: TransformerConfig) -> Params:
@@ -103,3 +104,8 @@ def _letters(boxed: Params) -> Params:
         boxed,
         is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
     )
+
+
+@lru_cache
+def _abstract_params(config: TransformerConfig) -> Params:
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))

@@ -7,6 +7,7 @@ rounding can flip a code.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +56,7 @@ def init_vqgan(config: VQGANConfig, key: PRNGKeyArray) -> dict[str, Any]:
 
 def abstract_vqgan(config: VQGANConfig) -> dict[str, Any]:
     """The tree of `init_vqgan` as shapes and dtypes, without computing anything."""
-    return jax.eval_shape(lambda key: init_vqgan(config, key), jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf, _abstract_vqgan(config))  # the caller's own
 
 
 @typed
@@ -162,3 +163,8 @@ def check_pixels(shape: tuple[int, ...], config: VQGANConfig) -> None:
 
 def _rngs(dropout_key: PRNGKeyArray | None) -> dict[str, Any]:
     return {} if dropout_key is None else {"dropout": dropout_key}
+
+
+@lru_cache
+def _abstract_vqgan(config: VQGANConfig) -> dict[str, Any]:
+    return jax.eval_shape(lambda key: init_vqgan(config, key), jax.random.key(0))

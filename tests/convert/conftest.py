@@ -21,18 +21,14 @@ def convert(capsys: pytest.CaptureFixture) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def tiny_34b_checkpoint(load_golden, golden_tokenizer_path, tmp_path_factory) -> Path:
-    """The golden 34B converted from Meta's four shards, computing in bfloat16."""
-    import gzip
+def release(load_golden, unpack_release) -> Callable[[str], Path]:
+    """`release("meta")`: the golden 34B in a layout, where one model is as good as two."""
+    return lambda layout: unpack_release(load_golden("tiny_34b"), layout)
 
-    golden = load_golden("tiny_34b")
-    root = tmp_path_factory.mktemp("tiny_34b")
-    for name in ("meta", "tokenizer"):
-        (root / name).mkdir()
-        for source in (golden.path / name).iterdir():
-            content = source.read_bytes()
-            content = gzip.decompress(content) if source.suffix == ".gz" else content
-            (root / name / source.name.removesuffix(".gz")).write_bytes(content)
-    (root / "tokenizer" / "text_tokenizer.json").symlink_to(golden_tokenizer_path)
-    main([str(root / "meta"), str(root / "checkpoint")])
-    return root / "checkpoint"
+
+@pytest.fixture(scope="session")
+def tiny_34b_checkpoint(release, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden 34B converted from Meta's four shards, computing in bfloat16."""
+    path = tmp_path_factory.mktemp("tiny_34b") / "checkpoint"
+    main([str(release("meta")), str(path)])
+    return path

@@ -80,10 +80,10 @@ def test_release_comes_back_as_the_same_tensors(golden_release, convert, tmp_pat
     )
 
 
-def test_killed_conversion_goes_on_where_it_was(golden_release, convert, tmp_path, monkeypatch):
+def test_killed_conversion_goes_on_where_it_was(release, convert, tmp_path, monkeypatch):
     """Died while writing the third group; the second run reads only what is left; same checkpoint as in one go."""
     monkeypatch.setattr(to_checkpoint, "GROUP_BYTES", 2**20)
-    source = golden_release("meta")
+    source = release("meta")
     convert(source, tmp_path / "whole")
     real, calls = model_writer.ModelWriter.write, []
 
@@ -108,11 +108,9 @@ def test_killed_conversion_goes_on_where_it_was(golden_release, convert, tmp_pat
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_unfinished_work_of_another_source_is_refused(
-    golden_release, convert, tmp_path, monkeypatch
-):
+def test_unfinished_work_of_another_source_is_refused(release, convert, tmp_path, monkeypatch):
     """Options count as well."""
-    source = golden_release("meta")
+    source = release("meta")
     with monkeypatch.context() as patch:
         patch.setattr(model_writer.ModelWriter, "finish", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -122,8 +120,8 @@ def test_unfinished_work_of_another_source_is_refused(
     convert(source, tmp_path / "model")
 
 
-def test_zero_code_logits_zeroes_the_heads_rows_of_codes_alone(golden_release, convert, tmp_path):
-    source = golden_release("hf")
+def test_zero_code_logits_zeroes_the_heads_rows_of_codes_alone(release, convert, tmp_path):
+    source = release("hf")
     convert(source, tmp_path / "model", "--zero-code-logits")
     head = open_checkpoint(tmp_path / "model").leaves["transformer/head/table"].read()
     before = open_weights(source).leaves["transformer/head/table"].read()
@@ -133,8 +131,8 @@ def test_zero_code_logits_zeroes_the_heads_rows_of_codes_alone(golden_release, c
     np.testing.assert_array_equal(head[~codes], before[~codes])
 
 
-def test_dtype_casts_the_transformer(golden_release, convert, tmp_path):
-    convert(golden_release("hf"), tmp_path / "model", "--dtype", "float32")
+def test_dtype_casts_the_transformer(release, convert, tmp_path):
+    convert(release("hf"), tmp_path / "model", "--dtype", "float32")
     loaded = load_model(tmp_path / "model")
     assert loaded.params["transformer"]["layers"]["00"]["q"].dtype == np.float32
     assert (
@@ -144,9 +142,9 @@ def test_dtype_casts_the_transformer(golden_release, convert, tmp_path):
     )
 
 
-def test_inspect_says_what_a_folder_is_and_digests_agree(golden_release, convert, tmp_path):
+def test_inspect_says_what_a_folder_is_and_digests_agree(release, convert, tmp_path):
     """Meta's files and the checkpoint made of them have the same digests."""
-    source = golden_release("meta")
+    source = release("meta")
     convert(source, tmp_path / "model")
     of_files, of_checkpoint = (convert("inspect", path) for path in (source, tmp_path / "model"))
     assert "layout       meta" in of_files and "layout       lumina_jax" in of_checkpoint
@@ -157,8 +155,8 @@ def test_inspect_says_what_a_folder_is_and_digests_agree(golden_release, convert
     assert "transformer/layers/01/k_norm/bias" in listed
 
 
-def test_verify_names_what_differs(golden_release, convert, tmp_path, capsys):
-    source = golden_release("hf")
+def test_verify_names_what_differs(release, convert, tmp_path, capsys):
+    source = release("hf")
     convert(source, tmp_path / "model")
     assert "the same weights" in convert("verify", source, tmp_path / "model")
     convert(source, tmp_path / "other", "--zero-code-logits")
@@ -169,16 +167,16 @@ def test_verify_names_what_differs(golden_release, convert, tmp_path, capsys):
     assert "1 differences" in printed.err
 
 
-def test_names_tell_the_trained_size(golden_release, tmp_path):
-    folder = golden_release("hf")
+def test_names_tell_the_trained_size(release, tmp_path):
+    folder = release("hf")
     named = folder.with_name("Lumina-mGPT-7B-1024")
     folder.rename(named)
     config = open_weights(named).config
     assert config.target_px == 1024 and config.max_tokens >= 4228
 
 
-def test_release_root_stands_for_its_only_model(golden_release):
-    folder = golden_release("meta")
+def test_release_root_stands_for_its_only_model(release):
+    folder = release("meta")
     (folder.parent / "models").mkdir()
     shutil.move(folder, folder.parent / "models" / "7b")
     assert open_weights(folder.parent).layout == "meta"

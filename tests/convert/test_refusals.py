@@ -17,11 +17,9 @@ from lumina_jax.convert.weights import open_checkpoint
 
 
 @pytest.fixture
-def meta(golden, golden_release) -> Path:
-    """The 34B's four shards: what a test may break."""
-    if golden.name != "tiny_34b":
-        pytest.skip("four shards are enough")
-    return golden_release("meta")
+def meta(release) -> Path:
+    """Four shards that a test may break."""
+    return release("meta")
 
 
 @pytest.fixture
@@ -61,8 +59,8 @@ def test_flipped_bit_in_a_shard_is_refused(meta, refused):
     assert "consolidated.01.pth" in refused(meta)
 
 
-def test_truncated_safetensors_are_refused(golden_release, refused):
-    path = golden_release("hf") / "model.safetensors"
+def test_truncated_safetensors_are_refused(release, refused):
+    path = release("hf") / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-2])
     assert "model.safetensors" in refused(path.parent)
 

@@ -151,8 +151,8 @@ def test_every_array_has_a_rule():
     assert {name for name, _, _ in rules(GROUPED)} == wanted
 
 
-def test_config_of_fewer_layers_than_the_file_is_refused(golden_release):
-    folder = golden_release("hf")
+def test_config_of_fewer_layers_than_the_file_is_refused(release):
+    folder = release("hf")
     config = json.loads((folder / "config.json").read_text())
     config["num_hidden_layers"] -= 1
     (folder / "config.json").write_text(json.dumps(config))
