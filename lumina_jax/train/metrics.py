@@ -42,7 +42,8 @@ class MetricsLog:
         else:
             self._file.write_text(text)
             self._stream = self._file.open("a")
-        self._events = _event_writer(self._events_folder, start_step)
+        suffix = f".{self._events_folder.name}" if self._remote else ""  # two runs in one second
+        self._events = _event_writer(self._events_folder, start_step, suffix)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: {"step": 20, "loss": 3.25, …}; numbers as floats in full precision."""
@@ -150,10 +151,11 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def _event_writer(folder: Path, start_step: int) -> Any:
+def _event_writer(folder: Path, start_step: int, suffix: str = "") -> Any:
     """A TensorBoard writer, None where `tensorboardX` is absent."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+    purge_step = start_step + 1 if start_step else None
+    return SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)
