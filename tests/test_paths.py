@@ -66,17 +66,20 @@ def test_files_of_a_bucket_are_copied_once_and_again_when_they_change(fake_gcs, 
     assert local_files(folder, "*.rec")[0].read_bytes() == b"abcdefghij"
 
 
-def test_a_folder_is_copied_without_what_is_there_and_its_mark_last(fake_gcs, tmp_path: Path):
-    for name in ("a", "deep/b", "mark", "own"):
+def test_a_folder_is_copied_without_what_is_there_and_its_mark_last(
+    fake_gcs, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(paths, "NUM_COPIES", 1)
+    for name in ("a", "mark", "own", "z/b"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     fake_gcs.put("to/a", b"a")
-    fake_gcs.storage.requests.clear()
-    copy_folder(tmp_path, as_path(f"{fake_gcs.url}/to"), last="mark", without="own")
-    assert fake_gcs.names() == ["to/a", "to/deep/b", "to/mark"]
     objects = fake_gcs.storage.buckets[fake_gcs.bucket]
-    assert sorted(objects, key=lambda name: objects[name].generation)[-1] == "to/mark"
-    assert objects["to/a"].generation == min(one.generation for one in objects.values())
+    before = objects["to/a"].generation
+    copy_folder(tmp_path, as_path(f"{fake_gcs.url}/to"), last="mark", without="own")
+    assert fake_gcs.names() == ["to/a", "to/mark", "to/z/b"]
+    assert before == objects["to/a"].generation
+    assert objects["to/mark"].generation > objects["to/z/b"].generation
 
 
 def test_writing_and_removing(fake_gcs):

@@ -68,9 +68,8 @@ class TrainCheckpoints:
             try:
                 return self._restore(step, abstract_state)
             except CheckpointError as error:
-                check_bucket(
-                    self.folder
-                )  # where it does not answer, nothing is known of the checkpoint
+                # where the bucket does not answer, nothing is known of the checkpoint
+                check_bucket(self.folder)
                 print(f"warning: {error}; falling back to the one before", file=sys.stderr)
                 self._set_aside(step)
         if steps or any(self.folder.glob("damaged-*")):
