@@ -1,13 +1,14 @@
 """Orbax in one place: training checkpoints to resume from, and model checkpoints to load, send and keep.
 
 A model checkpoint is a folder: `config.json`, `text_tokenizer.json` or `tokenizer.model`, and `params/`, an
-Orbax tree with one array and one digest a leaf, because Orbax itself loads a flipped bit in silence.
+Orbax tree with one array and one digest a leaf, because Orbax itself loads a flipped bit in silence. In a bucket, where
+no folder can be renamed, the weights are in `params-<digest>/`, config.json names it and is written last: whoever finds
+a config.json finds a complete model, and another model is put in its place by writing that one object.
 """
 
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +27,20 @@ from lumina_jax.orbax_io import (
     load_arrays,
     read_digests,
     read_metadata,
+    reporting_writes,
     storage,
+)
+from lumina_jax.paths import (
+    absolute,
+    as_path,
+    is_remote,
+    remove_folder,
+    write_bytes,
 )
 
 FORMAT = 2  # of the model checkpoint's folder
 ASSETS = Path(__file__).parent / "assets"
+PARAMS = "params"  # folder of the weights, and key of its name in a config.json that names another
 NO_PART = "0" * 12  # `digest` of a part that a checkpoint does not have
 
 
@@ -44,7 +54,11 @@ class LoadedModel(NamedTuple):
 
 def resolve(path: str | Path) -> Path:
     """The folder of a checkpoint, absolute: a path, or the name of one shipped in `lumina_jax/assets`."""
-    path = Path(path)
+    path = as_path(path)
+    if is_remote(path):
+        if not path.exists():
+            raise CheckpointError(f"{path}: no checkpoint there; give its folder")
+        return path
     shipped = ASSETS / path
     if len(path.parts) == 1 and shipped.exists() and not (path / "config.json").exists():
         return shipped  # whatever else has this name here
@@ -70,21 +84,21 @@ def save_model(
     `params`: {"transformer": tree, "vqgan": tree}, either may be absent. `extra`: JSON notes (step, run).
     Returns the folder.
     """
-    path = Path(path).absolute()
+    path = absolute(path)
+    if is_remote(path):
+        return _save_in_bucket(path, params, config, tokenizer, extra)
     temporary = path.with_name(path.name + ".writing")
 
     def begin() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_folder(temporary)
         temporary.mkdir(parents=True)
-        write_config(temporary, config, extra, getattr(tokenizer, "fingerprint", None))
-        if tokenizer is not None:
-            tokenizer.save(temporary)
+        write_config(temporary, config, tokenizer, extra)
 
     on_first_process(begin)
     tree = {name: part for name, part in params.items() if part}
     with storage():
         notes = {DIGESTS: digests_of_leaves(tree)}
-        ocp.save(temporary / "params", tree, custom_metadata=notes)
+        ocp.save(temporary / PARAMS, tree, custom_metadata=notes)
     on_first_process(lambda: publish(temporary, path))
     return path
 
@@ -92,12 +106,18 @@ def save_model(
 def write_config(
     folder: Path,
     config: ModelConfig,
+    tokenizer: Any = None,
     extra: Mapping[str, Any] | None = None,
-    tokenizer_fingerprint: str | None = None,
+    params: str = PARAMS,
 ) -> None:
-    """Write the `config.json` of a model checkpoint."""
+    """Write the tokenizer of a model checkpoint and then its `config.json`; `params`: the folder of its weights."""
     content = {"format": FORMAT, "model": config_to_dict(config), "extra": dict(extra or {})}
-    write_json(folder / "config.json", {**content, "tokenizer": tokenizer_fingerprint})
+    if params != PARAMS:
+        content[PARAMS] = params
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    fingerprint = getattr(tokenizer, "fingerprint", None)
+    write_json(folder / "config.json", {**content, "tokenizer": fingerprint})
 
 
 def load_model(
@@ -114,13 +134,14 @@ def load_model(
     """
     folder = resolve(path)
     config, _ = read_config(folder)
-    stored = read_metadata(folder / "params").metadata
+    weights = params_folder(folder)
+    stored = read_metadata(weights).metadata
     wanted = {name: stored[name] for name in parts if name in stored}
     if not wanted:
         raise CheckpointError(f"{folder}: holds {sorted(stored)}, none of {list(parts)}")
     places = shardings or {}
     abstract = {n: abstract_arrays(folder, tree, places.get(n)) for n, tree in wanted.items()}
-    params = load_arrays(folder / "params", abstract, read_digests(folder / "params"))
+    params = load_arrays(weights, abstract, read_digests(weights))
     for name, dtype in (dtypes or {}).items():
         if name in params and dtype is not None:
             params[name] = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), params[name])
@@ -129,15 +150,20 @@ def load_model(
 
 def read_config(folder: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
     """The config of a model checkpoint and its `extra` notes."""
-    file, content = Path(folder) / "config.json", _read_json(folder)
+    file, content = as_path(folder) / "config.json", _read_json(folder)
     try:
         return config_from_dict(ModelConfig, content["model"]), content.get("extra", {})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: not a checkpoint's config ({error!r})") from error
 
 
+def params_folder(folder: Path) -> Path:
+    """The folder of a model checkpoint's weights."""
+    return folder / _read_json(folder).get(PARAMS, PARAMS)
+
+
 def _read_json(folder: str | Path) -> dict[str, Any]:
-    file = Path(folder) / "config.json"
+    file = as_path(folder) / "config.json"
     try:
         content = json.loads(file.read_text())
         if content["format"] != FORMAT:
@@ -157,7 +183,7 @@ def digest(path: str | Path, part: str | None = None) -> str:
     With `part` ("vqgan") they name its weights alone, and are NO_PART where there are none.
     """
     folder = resolve(path)
-    digests = read_digests(folder / "params")
+    digests = read_digests(params_folder(folder))
     if part is None:
         config, _ = read_config(folder)
         content = [digests, config_to_dict(config), _read_json(folder).get("tokenizer")]
@@ -178,9 +204,7 @@ def on_first_process(action: Callable[[], Any]) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = file.with_name(file.name + ".writing")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, file)
+    write_bytes(file, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_tokenizer(path: str | Path) -> Any:
@@ -201,7 +225,7 @@ def read_tokenizer(path: str | Path) -> Any:
 
 def publish(temporary: Path, path: Path) -> None:
     """Put a complete model checkpoint in its place, its temporary name taken out of Orbax's mark of success."""
-    mark = temporary / "params" / "commit_success.txt"
+    mark = temporary / PARAMS / "commit_success.txt"
     if mark.exists():
         mark.write_text("Checkpoint commit was successful\n")
     _swap(temporary, path)
@@ -210,8 +234,43 @@ def publish(temporary: Path, path: Path) -> None:
 def _swap(temporary: Path, path: Path) -> None:
     """Put `temporary` in the place of `path`; a crash in between leaves one complete folder under a known name."""
     previous = path.with_name(path.name + ".previous")
-    shutil.rmtree(previous, ignore_errors=True)
+    remove_folder(previous)
     if path.exists():
         os.replace(path, previous)
     os.replace(temporary, path)
-    shutil.rmtree(previous, ignore_errors=True)
+    remove_folder(previous)
+
+
+def _save_in_bucket(
+    path: Path,
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    tokenizer: Any,
+    extra: Mapping[str, Any] | None,
+) -> Path:
+    """As `save_model`: new weights beside those of the config.json that is there, then the config that names them."""
+    tree = {name: part for name, part in params.items() if part}
+    notes = {DIGESTS: digests_of_leaves(tree)}
+    old = _params_in_use(path)
+    name = f"{PARAMS}-{hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()[:8]}"
+    name += "-again" * (name == old)  # what a reader may be reading is never written over
+
+    def remove_others(kept: str | None) -> None:
+        for folder in path.glob(f"{PARAMS}*"):
+            if folder.name != kept:
+                remove_folder(folder)
+
+    on_first_process(lambda: remove_others(old))  # what killed writers left
+    with storage(), reporting_writes(path):
+        ocp.save(path / name, tree, custom_metadata=notes)
+    on_first_process(lambda: write_config(path, config, tokenizer, extra, name))
+    on_first_process(lambda: remove_others(name))
+    return path
+
+
+def _params_in_use(path: Path) -> str | None:
+    """The name of the folder of weights that a checkpoint's config names; None without such a config."""
+    try:
+        return params_folder(path).name
+    except CheckpointError:
+        return None

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 from lumina_jax.config import Experiment
+from lumina_jax.paths import is_bucket_error, one_line, parse_path
 
 USAGE = "usage: python train.py RUN_FILE [--workdir DIR] [--init CHECKPOINT] [--field value …]"
 
@@ -31,11 +32,17 @@ def run_main(function: Callable[[], Any]) -> None:
     """Call `function`; a wrong input ends the program with `error: …` and exit code 2, Ctrl-C with 130."""
     try:
         function()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, ValueError | OSError):
+            line = " ".join(str(error).splitlines())
+        elif is_bucket_error(error):
+            line = one_line(error)
+        else:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
 
 
 def load_run_file(path: str | Path) -> Experiment:
@@ -94,11 +101,33 @@ def parse_arguments(
     box = io.StringIO()
     try:
         with redirect_stderr(box):
-            return tyro.cli(target, args=arguments, prog=prog, **options)
+            with _whole_addresses():
+                return tyro.cli(target, args=arguments, prog=prog, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ValueError(f"{_in_one_line(box.getvalue())} (--help lists all)") from None
+
+
+def _whole_addresses() -> Any:
+    """Rules for tyro by which an option of type Path takes gs:// addresses, of which pathlib would lose a slash."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda arguments: parse_path(arguments[0]),
+            is_instance=lambda value: isinstance(value, PurePath),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _in_one_line(box: str) -> str:

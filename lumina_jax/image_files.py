@@ -1,6 +1,6 @@
 """Pictures on disk: opened with clear errors, written whole or not at all, with their origin in the PNG's metadata."""
 
-import os
+import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
+
+from lumina_jax.paths import as_path, check_writable, is_remote, make_folder, write_bytes
 
 Picture = Image.Image | np.ndarray | str | Path
 
@@ -26,11 +28,11 @@ def open_image(picture: Picture) -> Image.Image:
                 f"image array of {picture.dtype} {picture.shape}: want uint8 [Y, X, 3] (or [Y, X], [Y, X, 4])"
             )
         return Image.fromarray(picture)
-    path = Path(picture)
+    path = as_path(picture)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image file")
     try:
-        with Image.open(path) as image:
+        with Image.open(_opened(path)) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -39,30 +41,27 @@ def open_image(picture: Picture) -> Image.Image:
 
 def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str]) -> Path:
     """Write a PNG with `metadata` as UTF-8 text chunks; a reader sees the old file or the new one, never half."""
-    path = Path(path)
+    path = as_path(path)
     notes = PngInfo()
     for key, text in metadata.items():
         notes.add_itxt(key, text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.writing-{os.getpid()}")
-    try:
-        image.save(temporary, format="PNG", pnginfo=notes)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", pnginfo=notes)
+    make_folder(path.parent)
+    write_bytes(path, stream.getvalue())
     return path
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The text chunks of a PNG: the inverse of `save_png`'s `metadata`."""
-    with Image.open(path) as image:
+    with Image.open(_opened(as_path(path))) as image:
         image.load()
         return {key: str(text) for key, text in getattr(image, "text", {}).items()}
 
 
 def check_png_path(path: str | Path) -> None:
     """Raise one line unless a PNG can be written at `path`; makes its folder. Call it before any long work."""
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: images are written as PNG; want a name that ends in .png")
     if path.is_dir():
@@ -72,10 +71,19 @@ def check_png_path(path: str | Path) -> None:
 
 def check_folder(folder: str | Path) -> None:
     """Raise OSError of one line unless files can be written in `folder`; makes it."""
+    folder = as_path(folder)
+    if is_remote(folder):
+        check_writable(folder)
+        return
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(
             f"{folder}: cannot write there ({error.strerror}); choose another place"
         ) from error
+
+
+def _opened(path: Path) -> Path | io.BytesIO:
+    """A local file as it is, the content of one in a bucket."""
+    return io.BytesIO(path.read_bytes()) if is_remote(path) else path

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.image_files import Picture, open_image
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import abstract_params
+from lumina_jax.paths import join
 from lumina_jax.sampling.generate import Generated, Progress, Request, generate, prepare
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.unirep.conversation import conversation_ids, prompt_ids
@@ -189,7 +191,7 @@ class Lumina:
         """A conversation as (ids, labels), int32, -100 where nothing is predicted; image files lie under `root`."""
 
         def encode_reference(image: Any) -> np.ndarray:
-            path = Path(root) / image if isinstance(image, str | Path) else image
+            path = join(root, image) if isinstance(image, str | PathLike) else image
             return self.encode_image(path, target_px)
 
         return conversation_ids(record, self.tokenizer, encode_reference)  # type: ignore[arg-type]

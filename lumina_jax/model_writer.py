@@ -1,5 +1,10 @@
-"""Writes a model checkpoint group by group: memory for two groups, resumable after a kill, atomic at the end."""
+"""Writes a model checkpoint group by group: memory for two groups, resumable after a kill, atomic at the end.
 
+Orbax joins groups by renaming, which a bucket cannot do: a checkpoint for a bucket is put together in the cache on this
+machine's disk, which needs room for all of it, and then copied, config.json last. A copy that is cut short goes on.
+"""
+
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -21,6 +26,7 @@ from lumina_jax.orbax_io import (
     short,
     storage,
 )
+from lumina_jax.paths import absolute, cache_folder, check_writable, copy_folder, is_remote
 
 UNFINISHED_SUFFIX = ".unfinished"
 SESSION = "params.partial_save"  # where Orbax keeps the groups of `params` until they are joined
@@ -29,17 +35,19 @@ SOURCE = "source.json"
 
 
 class ModelWriter:
-    """One model checkpoint being written to `path`; until `finish` everything lies in `path`.unfinished."""
+    """One model checkpoint being written to `path`; until `finish` everything lies in `folder`, on a local disk."""
 
     def __init__(self, path: str | Path, source: Mapping[str, Any]):
         """Begin, or take up what a killed writer of the same `source` (JSON) left.
 
         Raises CheckpointError where `path` exists, or holds the unfinished work of another source.
         """
-        self.path = Path(path).absolute()
-        self.folder = self.path.with_name(self.path.name + UNFINISHED_SUFFIX)
+        self.path = absolute(path)
+        self.folder = _unfinished(self.path)
         self._pending: Any = None
-        if self.path.exists():
+        if is_remote(self.path):
+            check_writable(self.path)
+        if (self.path / "config.json" if is_remote(self.path) else self.path).exists():
             raise CheckpointError(f"{path} exists: name another destination, or remove it first")
         begun = self.folder / SOURCE
         if self.folder.exists() and _read_json(begun) != dict(source):
@@ -74,11 +82,13 @@ class ModelWriter:
             with self._reporting(), storage():
                 ocp.partial.finalize(params)
         with self._reporting():
-            write_config(self.folder, config, extra, getattr(tokenizer, "fingerprint", None))
-            if tokenizer is not None:
-                tokenizer.save(self.folder)
-            (self.folder / SOURCE).unlink()
-            publish(self.folder, self.path)
+            write_config(self.folder, config, tokenizer, extra)
+            if is_remote(self.path):
+                copy_folder(self.folder, self.path, last="config.json", without=SOURCE)
+                shutil.rmtree(self.folder)
+            else:
+                (self.folder / SOURCE).unlink()
+                publish(self.folder, self.path)
         return self.path
 
     def _take_up(self) -> dict[str, str]:
@@ -130,6 +140,14 @@ class _Reporting:
             raise CheckpointError(
                 f"{self.folder}: writing failed ({why}); mend that and run the same command again, it goes on from here"
             ) from error
+
+
+def _unfinished(path: Path) -> Path:
+    """The local folder in which the checkpoint for `path` is put together."""
+    if not is_remote(path):
+        return path.with_name(path.name + UNFINISHED_SUFFIX)
+    address = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    return cache_folder() / "unfinished" / f"{path.name}-{address}"
 
 
 def _read_json(file: Path) -> Any:

@@ -60,6 +60,18 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def reporting_writes(path: Path) -> Iterator[None]:
+    """Within it what goes wrong while Orbax writes is a CheckpointError of one line."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # Orbax raises what its storage raises
+        raise CheckpointError(
+            f"{path}: writing failed ({short(error)}); what was there before is still whole"
+        ) from error
+
+
 def short(error: BaseException) -> str:
     """An exception of another library in one line."""
     lines = str(error).strip().splitlines()

@@ -3,7 +3,7 @@
 import gzip
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -210,6 +210,35 @@ def small_lumina(small_tokenizer):
     config = ModelConfig(transformer, vqgan, grid, max_tokens=400, target_px=128)
     params, vqgan_params = _random(abstract_params(transformer)), _random(abstract_vqgan(vqgan))
     return Lumina(config, params, vqgan_params, small_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def _gcs_server() -> Iterator[tuple[Any, str]]:
+    """A fake of Cloud Storage for this process and its children; the libraries look at these variables once."""
+    from tests.fake_gcs import serve
+
+    server, storage = serve()
+    host = f"http://127.0.0.1:{server.server_address[1]}"
+    os.environ["STORAGE_EMULATOR_HOST"] = os.environ["TENSORSTORE_GCS_HTTP_URL"] = host
+    os.environ["FSSPEC_GCS_TOKEN"] = "anon"
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # what it asks over gRPC is not faked
+    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
+    yield storage, host
+    server.shutdown()
+
+
+@pytest.fixture
+def fake_gcs(
+    _gcs_server: tuple[Any, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """An empty bucket of the test's own: `.url`, `.put`, `.get`, `.names`, `.bytes_read`; see tests/fake_gcs.py."""
+    from tests.fake_gcs import FakeGCS
+
+    storage, host = _gcs_server
+    monkeypatch.setenv("LUMINA_JAX_CACHE", str(tmp_path / "cache"))
+    return FakeGCS(storage, host, f"bucket-{len(storage.buckets)}")
 
 
 def _random(abstract: Any) -> Any:

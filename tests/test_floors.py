@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "lumina_jax"
 
 FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its folder has an entry of its own
-    "dims config config_json",
+    "dims config config_json paths",
     "unirep",
     "ops sharding checksums",
     "model vqgan",
@@ -34,6 +34,7 @@ LIBRARIES = {  # third-party modules that a room may import; a room that is not 
     "dims": {"jaxtyping", "beartype"},
     "config": set(),
     "config_json": set(),
+    "paths": {"etils", "fsspec", "tqdm"},
     "unirep": {"numpy", "PIL", "sentencepiece", "tokenizers"},
     **dict.fromkeys(["ops", "sharding", "model", "vqgan", "sampling"], CORE),
 }

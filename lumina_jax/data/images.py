@@ -17,11 +17,13 @@ from lumina_jax.config import GridConfig, ScenesSource
 from lumina_jax.data.shards import (
     default_workers,
     finish,
+    folder_to_fill,
     in_processes,
     is_complete,
     missing_shards,
     shard_name,
     shard_range,
+    share,
     write_shard,
 )
 
@@ -67,9 +69,10 @@ def ensure_images(
     from tqdm import tqdm
 
     sizes = source_sizes(source, grid)
-    folder = Path(data_dir) / f"{source.name}-images-{source_digest(source, sizes)}"
+    name = f"{source.name}-images-{source_digest(source, sizes)}"
+    folder = folder_to_fill(data_dir, name)
     if is_complete(folder):
-        return folder
+        return share(folder, data_dir, name)
     num_shards = -(-source.num_records // IMAGES_PER_SHARD)
     missing = missing_shards(folder, num_shards)
     arguments = [(source, sizes, folder, shard, num_shards) for shard in missing]
@@ -79,7 +82,7 @@ def ensure_images(
         for shard in in_processes(_write_images, arguments, default_workers(num_workers)):
             bar.update(_count(source, shard, num_shards))
     finish(folder, source.num_records, {"sizes": sizes})
-    return folder
+    return share(folder, data_dir, name)
 
 
 def unpack_image(record: bytes) -> np.ndarray:

@@ -13,11 +13,13 @@ from lumina_jax.data.recipes import Conversation, make_conversation
 from lumina_jax.data.shards import (
     default_workers,
     finish,
+    folder_to_fill,
     in_order,
     is_complete,
     missing_shards,
     shard_name,
     shard_range,
+    share,
     write_shard,
 )
 from lumina_jax.unirep.conversation import conversation_ids
@@ -96,9 +98,10 @@ def ensure_records(
     code = digest_of_code(*WRITTEN_BY)
     depends = (repr(codes_of), repr(model.vqgan), repr(model.grid), model.image_layout, code)
     digest = source_digest(source, sizes, tokenizer.fingerprint, *depends)
-    folder = Path(data_dir) / f"{source.name}-{digest}"
+    name = f"{source.name}-{digest}"
+    folder = folder_to_fill(data_dir, name)
     if is_complete(folder):
-        return folder
+        return share(folder, data_dir, name)
     num_shards = -(-source.num_records // RECORDS_PER_SHARD)
     missing = missing_shards(folder, num_shards)
     chunks = [
@@ -121,7 +124,7 @@ def ensure_records(
             write_shard(folder / shard_name(shard, num_shards), packed)
     drawn.close()
     finish(folder, source.num_records, {"sizes": sizes})
-    return folder
+    return share(folder, data_dir, name)
 
 
 def draw_conversations(

@@ -1,5 +1,9 @@
-"""Folders of ArrayRecord shards: written by worker processes, complete or absent, read at random."""
+"""Folders of ArrayRecord shards: written by worker processes, complete or absent, read at random.
 
+ArrayRecord reads and writes local files only: shards that belong into a bucket are worked on in the local cache.
+"""
+
+import hashlib
 import json
 import multiprocessing
 import os
@@ -9,6 +13,16 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lumina_jax.paths import (
+    as_path,
+    cache_folder,
+    copy_folder,
+    is_remote,
+    local_files,
+    make_folder,
+    write_bytes,
+)
 
 OPTIONS = "group_size:1,zstd:1"  # one record a chunk: random access reads nothing else
 INDEX = "index.json"  # written last: a folder that has it is complete
@@ -56,11 +70,39 @@ def open_shards(folder: str | Path) -> Any:
     """A random-access source of the records (bytes) of a folder's shards, in order."""
     from grain.sources import ArrayRecordDataSource
 
-    folder = Path(folder)
-    files = sorted(str(file) for file in folder.glob("*.array_record"))
+    folder = as_path(folder)
+    files = local_files(folder, "*.array_record")
     if not files:
         raise FileNotFoundError(f"{folder}: no *.array_record shards there")
-    return ArrayRecordDataSource(files)
+    return ArrayRecordDataSource([str(file) for file in files])
+
+
+def folder_to_fill(data_dir: str | Path, name: str) -> Path:
+    """Where the shards `name` of a data folder are read and written: in it, for one in a bucket in the local cache.
+
+    What the bucket holds complete is copied there first.
+    """
+    home = as_path(data_dir) / name
+    if not is_remote(home):
+        return home
+    folder = (
+        cache_folder() / "data" / f"{name}-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}"
+    )
+    if not is_complete(folder) and is_complete(home):
+        make_folder(folder)
+        for file in local_files(home):
+            if file.name != INDEX:
+                os.replace(file, folder / file.name)
+        write_bytes(folder / INDEX, (home / INDEX).read_bytes())
+    return folder
+
+
+def share(folder: Path, data_dir: str | Path, name: str) -> Path:
+    """See that a complete folder of `folder_to_fill` is where it belongs; returns the folder to read."""
+    home = as_path(data_dir) / name
+    if is_remote(home) and not is_complete(home):
+        copy_folder(folder, home, last=INDEX)
+    return folder
 
 
 def shard_range(shard: int, num_shards: int, num_records: int) -> range:

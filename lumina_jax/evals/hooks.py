@@ -23,6 +23,7 @@ from lumina_jax.evals.reconstruction import (
     vqgan_round_trip,
 )
 from lumina_jax.evals.scores import CHOOSING_SEED, outcome, summary
+from lumina_jax.image_files import save_png
 from lumina_jax.lumina import Lumina
 from lumina_jax.model.params import unstack_layers
 from lumina_jax.train.curriculum import Curriculum
@@ -165,9 +166,7 @@ def _rows(images: Sequence[Any]) -> list[Sequence[Any]]:
 
 def _save(sheet: Image.Image, workdir: Path, step: int) -> None:
     """Write `workdir/samples/<step>.png`."""
-    folder = workdir / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / f"{step:06d}.png")
+    save_png(sheet, workdir / "samples" / f"{step:06d}.png", {})
 
 
 def _on_this_host(params: Any) -> Any:

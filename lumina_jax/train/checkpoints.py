@@ -1,11 +1,10 @@
 """Training checkpoints: the whole state of a run, saved while it goes on and restored at the exact next step.
 
-A save is committed by a rename, so a kill leaves only complete checkpoints and a leftover that the next start
-removes. Each carries a digest per array, computed on the devices; a damaged newest one is set aside and the one
-before it is used.
+A save is committed by a rename, in a bucket by an object that Orbax writes last, so a kill leaves only complete
+checkpoints and a leftover that the next start removes. Each carries a digest per array, computed on the devices; a
+damaged newest one is set aside and the one before it is used.
 """
 
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,9 @@ from orbax.checkpoint import v1 as ocp
 
 from lumina_jax.checksums import device_digest, leaf_name
 from lumina_jax.orbax_io import UNFINISHED, CheckpointError, quiet, short, storage
+from lumina_jax.paths import absolute, check_bucket, is_remote, make_folder, remove_folder
 
+COMMITTED = "commit_success.txt"  # Orbax writes it last into a checkpoint in a bucket
 FOLDER = "checkpoints"
 
 
@@ -24,11 +25,11 @@ class TrainCheckpoints:
     """The checkpoints of one run, at `workdir/checkpoints/<step>`."""
 
     def __init__(self, workdir: str | Path, keep_last: int = 2):
-        self.folder = Path(workdir).absolute() / FOLDER
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = absolute(workdir) / FOLDER
+        make_folder(self.folder)
         if jax.process_index() == 0:
-            for leftover in self.folder.glob(UNFINISHED):
-                shutil.rmtree(leftover)
+            for leftover in _leftovers(self.folder):
+                remove_folder(leftover)
         self._digest = jax.jit(lambda flat: {n: device_digest(leaf) for n, leaf in flat.items()})
         self._keep_last = keep_last
         self._orbax = self._open()
@@ -67,6 +68,8 @@ class TrainCheckpoints:
             try:
                 return self._restore(step, abstract_state)
             except CheckpointError as error:
+                # where the bucket does not answer, nothing is known of the checkpoint
+                check_bucket(self.folder)
                 print(f"warning: {error}; falling back to the one before", file=sys.stderr)
                 self._set_aside(step)
         if steps or any(self.folder.glob("damaged-*")):
@@ -107,9 +110,17 @@ class TrainCheckpoints:
         self._orbax.close()
         if jax.process_index() == 0:
             damaged = self.folder / f"damaged-{step}"
-            shutil.rmtree(damaged, ignore_errors=True)
+            remove_folder(damaged)
             (self.folder / str(step)).rename(damaged)
         self._orbax = self._open()
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What killed saves left."""
+    if not is_remote(folder):
+        return list(folder.glob(UNFINISHED))
+    begun = [path for path in folder.glob("*") if path.name.isdecimal()]
+    return [path for path in begun if not (path / COMMITTED).exists()]
 
 
 def flatten(state: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lumina_jax.checkpoint import (
 )
 from lumina_jax.config import Experiment
 from lumina_jax.config_json import config_to_dict
+from lumina_jax.paths import as_path
 from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
@@ -50,7 +51,7 @@ def train(
     kept, shared by runs (default: workdir/data). Ctrl-C and SIGTERM save and return. Raises ValueError for a
     workdir of another config, and NonFiniteLoss naming the step.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     curriculum = Curriculum(experiment.train.stages)
     layout = make_layout(experiment.train.mesh)
     _check_batches(experiment, layout)
@@ -160,6 +161,7 @@ class _Run:
                     self._save(step, state)
                 if shows and self.on_eval:
                     self.log.write(step, self.on_eval(state, step, self.workdir))
+                    self.log.flush()
             if pending is not None:
                 self._report(*pending)
             if step > self.saved or not self._is_released(step):
@@ -187,6 +189,7 @@ class _Run:
     def _save(self, step: int, state: Any) -> None:
         """A checkpoint to resume from, written in the background, and the released model."""
         self.saved = step
+        self.log.flush()  # before the checkpoint: a run that resumes there finds every line up to it
         if self.checkpoints.latest() != step:
             self.checkpoints.save(step, state, {"step": step, "seed": self.experiment.train.seed})
         notes = {"step": step, "trainee": self.experiment.trainee}

@@ -1,13 +1,23 @@
-"""A run's numbers: `metrics.jsonl` (one object a line), TensorBoard events, and the loss curve as a picture."""
+"""A run's numbers: `metrics.jsonl` (one object a line), TensorBoard events, and the loss curve as a picture.
 
+Nothing can be appended to an object in a bucket: there the lines are kept in memory and the events in a local folder,
+and both are written whole every FLUSH_SECONDS, at every save and evaluation, and at the end.
+"""
+
+import io
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lumina_jax.paths import as_path, copy_folder, is_remote, write_bytes
+
 FILE = "metrics.jsonl"
 CURVE = "loss.png"
+FLUSH_SECONDS = 60.0
 
 
 class MetricsLog:
@@ -15,14 +25,25 @@ class MetricsLog:
 
     def __init__(self, workdir: str | Path, start_step: int = 0, active: bool = True):
         self._active = active
-        self._file = Path(workdir) / FILE
+        self._file = as_path(workdir) / FILE
         self._events = None
+        self._remote = is_remote(self._file)
         if not active:
             return
         kept = [line for line in _lines(self._file) if json.loads(line)["step"] <= start_step]
-        self._file.write_text("".join(f"{line}\n" for line in kept))
-        self._stream = self._file.open("a")
-        self._events = _event_writer(Path(workdir) / "events", start_step)
+        text = "".join(f"{line}\n" for line in kept)
+        self._events_folder = self._file.parent / "events"
+        if self._remote:
+            self._stream: Any = io.StringIO()
+            self._stream.write(text)
+            self._events_folder = Path(tempfile.mkdtemp(prefix="events-"))
+            self._flushed = 0.0
+            self.flush()
+        else:
+            self._file.write_text(text)
+            self._stream = self._file.open("a")
+        suffix = f".{self._events_folder.name}" if self._remote else ""  # two runs in one second
+        self._events = _event_writer(self._events_folder, start_step, suffix)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: {"step": 20, "loss": 3.25, …}; numbers as floats in full precision."""
@@ -30,17 +51,33 @@ class MetricsLog:
             return
         numbers = {name: float(value) for name, value in values.items()}
         self._stream.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._stream.flush()
         if self._events is not None:
             for name, value in numbers.items():
                 self._events.add_scalar(name, value, step)
+        if not self._remote:
+            self._stream.flush()
+        elif time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """See that a reader finds all that was written; the lines of a local file he finds at once."""
+        if not (self._active and self._remote):
+            return
+        write_bytes(self._file, self._stream.getvalue().encode())
+        if self._events is not None:
+            self._events.flush()
+            copy_folder(self._events_folder, self._file.parent / "events")
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Finish the files."""
+        self.flush()
         if self._active:
             self._stream.close()
         if self._events is not None:
             self._events.close()
+            if self._remote:
+                shutil.rmtree(self._events_folder, ignore_errors=True)
 
 
 class Progress:
@@ -80,7 +117,7 @@ class Progress:
 
 def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
     """The lines of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in _lines(Path(workdir) / FILE)]
+    return [json.loads(line) for line in _lines(as_path(workdir) / FILE)]
 
 
 def draw_curve(workdir: str | Path, boundaries: tuple[int, ...] = ()) -> Path | None:
@@ -100,8 +137,9 @@ def draw_curve(workdir: str | Path, boundaries: tuple[int, ...] = ()) -> Path | 
     if all(row["loss"] > 0 for row in rows):
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
-    path = Path(workdir) / CURVE
-    figure.savefig(path, dpi=120)
+    path, picture = as_path(workdir) / CURVE, io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_bytes(path, picture.getvalue())
     return path
 
 
@@ -113,10 +151,11 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def _event_writer(folder: Path, start_step: int) -> Any:
+def _event_writer(folder: Path, start_step: int, suffix: str = "") -> Any:
     """A TensorBoard writer, None where `tensorboardX` is absent."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+    purge_step = start_step + 1 if start_step else None
+    return SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)

@@ -8,6 +8,7 @@ from typing import Any
 from lumina_jax.checkpoint import on_first_process, write_json
 from lumina_jax.config import Experiment
 from lumina_jax.config_json import config_from_dict, config_to_dict, differing_fields
+from lumina_jax.paths import make_folder
 
 # Fields that a resumed run may change, because none of them reaches the weights.
 FREE_FIELDS = {
@@ -40,7 +41,7 @@ def claim_workdir(
             )
 
     def write() -> None:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir)
         write_json(file, {**content, ASSETS: made_with})
 
     on_first_process(write)

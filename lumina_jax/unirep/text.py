@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from lumina_jax.paths import as_path, make_folder, write_bytes
 from lumina_jax.unirep.vocab import Vocab
 
 JSON_NAME = "text_tokenizer.json"
@@ -50,15 +51,15 @@ class _TokenizerFile:
     file_name: str
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = as_path(path)
         self._content = self.path.read_bytes()
         self.fingerprint = hashlib.sha256(self._content).hexdigest()[:16]
 
     def save(self, folder: str | Path) -> Path:
         """Copy the file into a folder under the name that `load_tokenizer` finds."""
-        target = Path(folder) / self.file_name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(self._content)
+        target = as_path(folder) / self.file_name
+        make_folder(target.parent)
+        write_bytes(target, self._content)
         return target
 
 
@@ -142,7 +143,7 @@ class SentencePieceTokenizer(_TokenizerFile):
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
     """Read a tokenizer: a `.json` or `.model` file, or a folder that holds one under its usual name."""
-    path = Path(path)
+    path = as_path(path)
     if path.is_dir():
         found = [path / name for name in (JSON_NAME, SENTENCEPIECE_NAME) if (path / name).is_file()]
         if not found:
