@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from lumina_jax.cli import load_run_file, parse_arguments, run_main
-from lumina_jax.config import Experiment, Stage
+from lumina_jax.experiment import Experiment, Stage
 from lumina_jax.model.params import init_params
 from lumina_jax.sharding import batch_sharding, make_layout, replicated
 from lumina_jax.train.curriculum import Curriculum

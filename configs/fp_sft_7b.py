@@ -15,7 +15,7 @@ Expected: the first stage's loss falls within hours, and each later stage starts
 
 from dataclasses import replace
 
-from lumina_jax.config import (
+from lumina_jax.experiment import (
     DataConfig,
     Experiment,
     LossConfig,

@@ -7,7 +7,7 @@ Hardware: two CPU cores, twenty minutes more. Expected: the loss rises to 0.85 a
 `python -m lumina_jax.evals runs/scenes/model --guidance 2` goes from 0.48 to 0.52.
 """
 
-from lumina_jax.config import (
+from lumina_jax.experiment import (
     DataConfig,
     Experiment,
     OptimizerConfig,

@@ -6,7 +6,7 @@ Hardware: one CPU core, half an hour. Expected: 28.8 dB on renders after 2,000 s
 end, with answer images 2 dB below; from step 3,000 on the detector reads the objects as in the originals.
 """
 
-from lumina_jax.config import (
+from lumina_jax.experiment import (
     DataConfig,
     Experiment,
     OptimizerConfig,

@@ -157,6 +157,14 @@ def read_config(folder: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
         raise CheckpointError(f"{file}: not a checkpoint's config ({error!r})") from error
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder says that it is one of our model checkpoints, whole or not."""
+    try:
+        return "format" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def params_folder(folder: Path) -> Path:
     """The folder of a model checkpoint's weights."""
     return folder / _read_json(folder).get(PARAMS, PARAMS)

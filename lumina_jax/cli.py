@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-from lumina_jax.config import Experiment
+from lumina_jax.experiment import Experiment
 from lumina_jax.paths import is_bucket_error, one_line, parse_path
 
 USAGE = "usage: python train.py RUN_FILE [--workdir DIR] [--init CHECKPOINT] [--field value …]"

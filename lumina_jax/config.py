@@ -1,10 +1,10 @@
-"""Every setting of lumina_jax: frozen dataclasses, one line a field with unit and source, checked when built.
+"""What a model is and how it draws: frozen dataclasses, one line a field with unit and source, checked when built.
 
 Sources: [M] Meta's Chameleon release, [L] Lumina-mGPT's code, [P] arXiv 2408.02657, [C] arXiv 2405.09818;
 numbers without a tag are this project's own choice for its small model.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 IMAGE_LAYOUTS = ("uni_rep", "chameleon")
@@ -116,138 +116,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage of the weak-to-strong curriculum: how long, at which rate, on which mixture."""
-
-    steps: int  # optimiser steps
-    batch_size: int  # sequences (images for a VQGAN) per step, over all devices
-    learning_rate: float  # peak
-    mixture: tuple[tuple[str, float], ...]  # (source name, weight); sources fix area and sizes
-    max_tokens: int = 4096  # S; longer records are an error, shorter are padded
-    warmup_steps: int = 0  # linear, from the previous stage's last rate (from 0 in the first)
-    # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
-    final_ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        require(self.steps > 0, f"stage of {self.steps} steps: want at least 1")
-        require(self.batch_size > 0, f"batch_size {self.batch_size}: want at least 1")
-        require(0 <= self.warmup_steps <= self.steps, "warmup_steps must lie within the stage")
-        require(bool(self.mixture), "a stage needs at least one (source, weight) in its mixture")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW [P] or Muon for the matrices of small models."""
-
-    name: Literal["adamw", "muon"] = "adamw"
-    b1: float = 0.9  # [P]
-    b2: float = 0.95  # [P]
-    eps: float = 1e-8  # [L]
-    weight_decay: float = 0.1  # on every parameter, as the original [L]
-    clip_norm: float = 4.0  # global L2 [L]
-    adam_ratio: float = 1.0  # muon: learning rate of the AdamW part relative to the stage's
-    ema_decay: float = 0.0  # > 0 keeps an exponential average of the weights and releases it
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The transformer's objective."""
-
-    z_loss: float = 1e-5  # times mean logsumexp^2 over predicted positions [P]
-    # share of samples reduced to their image alone, for guidance [P App. F]
-    context_dropout: float = 0.1
-    # positions whose logits are held at once, recomputed going back; 0: all (and accuracy)
-    logits_chunk: int = 0
-
-
-@dataclass(frozen=True)
-class VQGANLossConfig:
-    """The VQGAN's objective; no term needs a downloaded network."""
-
-    l1: float = 1.0
-    l2: float = 2.0
-    edge: float = 1.0  # L1 between finite differences, for crisp outlines
-    commitment: float = 0.25  # [M]
-    adversarial: float = 0.0  # weight of the patch discriminator's hinge loss once it is on
-    adversarial_start: int = 0  # step at which it is switched on
-    codebook_decay: float = 0.99  # exponential moving average of the codebook
-    # codes used less often than this share of uniform are re-seeded from the batch
-    restart_below: float = 0.03
-
-
-@dataclass(frozen=True)
-class ScenesSource:
-    """The embedded dataset, drawn on demand: a pure function of (seed, index)."""
-
-    name: str
-    target_px: int  # side of the square whose area the images have
-    num_records: int
-    seed: int = 0
-    # (width, height) px; empty: every allowed crop up to max_ratio
-    sizes: tuple[tuple[int, int], ...] = ()
-    max_ratio: float = 2.0  # when `sizes` is empty
-    # also the shapes and the colour kept from the transformer, for the VQGAN
-    reserved: bool = False
-    # share of answer images (segmentation, depth, …) instead of renders, for the VQGAN
-    answers: float = 0.0
-    # for the VQGAN: side of random square crops; 0 trains on whole images, one size a batch
-    crop_px: int = 0
-    # (row of data.recipes.RECIPES, weight)
-    tasks: tuple[tuple[str, float], ...] = (("text_to_image", 1.0),)
-
-
-@dataclass(frozen=True)
-class RecordSource:
-    """Pre-tokenised ArrayRecord shards."""
-
-    name: str
-    path: str
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where records come from."""
-
-    sources: tuple[ScenesSource | RecordSource, ...] = ()
-    seed: int = 0  # order and mixture
-    num_workers: int = 0  # loader processes; the order does not depend on it
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """The device mesh and the row of `sharding.STRATEGIES` that maps letters to it."""
-
-    strategy: str = "data"
-    axes: tuple[tuple[str, int], ...] = (("data", -1),)  # -1: all remaining devices
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The loop around the step."""
-
-    stages: tuple[Stage, ...]
-    optimizer: OptimizerConfig = OptimizerConfig()
-    loss: LossConfig = LossConfig()
-    vqgan_loss: VQGANLossConfig = VQGANLossConfig()
-    mesh: MeshConfig = MeshConfig()
-    # a fresh run starts the rows of image codes alike where the codebook is: small models learn faster
-    codebook_tables: bool = False
-    # a run with --init starts the head's rows of the image codes at zero [L]
-    zero_code_logits: bool = False
-    seed: int = 0  # of the weights a run starts from, and of dropout
-    log_every: int = 20  # steps
-    save_every: int = 500  # steps
-    keep_last: int = 2  # checkpoints
-    eval_every: int = 1000  # steps between sample grids; 0: never
-    eval_prompts: tuple[str, ...] = ()  # drawn as a grid at every evaluation
-
-    def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "keep_last"):
-            require(getattr(self, name) >= 1, f"{name} {getattr(self, name)}: want at least 1")
-        require(self.eval_every >= 0, f"eval_every {self.eval_every}: want 0 (never) or more")
-
-
-@dataclass(frozen=True)
 class SampleConfig:
     """How an image is drawn. Defaults as in the paper [P App. F]."""
 
@@ -287,16 +155,3 @@ class SampleConfig:
         if self.image_guidance is not None:
             return self.guidance, self.image_guidance
         return () if self.guidance == 1 else (self.guidance,)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A run file's result: what is trained, on what, and how."""
-
-    trainee: Literal["transformer", "vqgan"]
-    model: ModelConfig
-    data: DataConfig
-    train: TrainConfig
-    sample: SampleConfig = SampleConfig()
-    assets: str = "scenes"  # VQGAN and tokenizer of a transformer run: "scenes" (shipped) or a checkpoint's path
-    description: str = field(default="", repr=False)

@@ -43,7 +43,7 @@ class ModelWriter:
         Raises CheckpointError where `path` exists, or holds the unfinished work of another source.
         """
         self.path = absolute(path)
-        self.folder = _unfinished(self.path)
+        self.folder = unfinished_folder(self.path)
         self._pending: Any = None
         if is_remote(self.path):
             check_writable(self.path)
@@ -66,7 +66,7 @@ class ModelWriter:
         """
         digests = {name: digest_of(array) for name, array in group.items()}
         self._wait()
-        with storage():
+        with storage(), quiet():  # it warns of chunks below 1 MiB
             self._pending = ocp.partial.save_async(
                 self.folder / "params", nested(group), custom_metadata={DIGESTS: digests}
             )
@@ -142,8 +142,8 @@ class _Reporting:
             ) from error
 
 
-def _unfinished(path: Path) -> Path:
-    """The local folder in which the checkpoint for `path` is put together."""
+def unfinished_folder(path: Path) -> Path:
+    """The local folder in which what goes to `path` is put together."""
     if not is_remote(path):
         return path.with_name(path.name + UNFINISHED_SUFFIX)
     address = hashlib.sha256(str(path).encode()).hexdigest()[:16]

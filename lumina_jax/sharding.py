@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lumina_jax.config import MeshConfig
 from lumina_jax.dims import pick
+from lumina_jax.experiment import MeshConfig
 
 Axes = str | None
 MAX_REPLICATED = (

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from lumina_jax.config import (
+from lumina_jax.config import ModelConfig
+from lumina_jax.config_json import config_from_dict, config_to_dict, differing_fields
+from lumina_jax.experiment import (
     DataConfig,
     Experiment,
-    ModelConfig,
     RecordSource,
     ScenesSource,
     Stage,
     TrainConfig,
 )
-from lumina_jax.config_json import config_from_dict, config_to_dict, differing_fields
 from lumina_jax.model.presets import PRESETS
 
 

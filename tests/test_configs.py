@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import pytest
 
 from lumina_jax.cli import load_run_file
-from lumina_jax.config import Experiment, ScenesSource
 from lumina_jax.config_json import config_from_dict, config_to_dict
 from lumina_jax.data.images import record_rng, source_sizes
 from lumina_jax.data.recipes import make_conversation
 from lumina_jax.data.scenes.captions import held_out_text
 from lumina_jax.data.scenes.scene import RESERVED_COLOURS, RESERVED_SHAPES, held_out, sample_scene
+from lumina_jax.experiment import Experiment, ScenesSource
 from lumina_jax.model.params import count_params, init_params, param_letters
 from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum

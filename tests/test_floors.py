@@ -16,7 +16,7 @@ PACKAGE = "lumina_jax"
 
 FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its folder has an entry of its own
     "dims config config_json paths",
-    "unirep",
+    "unirep experiment",
     "ops sharding checksums",
     "model vqgan",
     "orbax_io checkpoint model_writer image_files generated_image contact_sheet train.curriculum",

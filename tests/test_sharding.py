@@ -10,7 +10,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lumina_jax.config import MeshConfig, TransformerConfig
+from lumina_jax.config import TransformerConfig
+from lumina_jax.experiment import MeshConfig
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.model.presets import PRESETS

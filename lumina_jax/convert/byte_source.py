@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from etils import epath
+
+from lumina_jax.paths import as_path, bucket_files, is_remote, with_bucket_errors
 
 
 class ByteSource(Protocol):
@@ -21,24 +22,21 @@ class ByteSource(Protocol):
 
 
 def open_source(path: str | os.PathLike) -> ByteSource:
-    """The bytes of a local path, or of gs://… and other addresses that `etils.epath` opens.
+    """The bytes of a local path, or of one in a bucket.
 
-    Raises FileNotFoundError, or ValueError where `path` is a folder or its kind of address cannot be opened.
+    Raises FileNotFoundError, or an OSError or ValueError of one line where it is a folder or cannot be read.
     """
-    name = os.fspath(path)
-    if is_remote(name):
-        try:
-            return RemoteSource(name, epath.Path(name).open("rb"))
-        except ImportError as error:
-            raise ValueError(
-                f"{name}: no library for this kind of address ({error}): install gcsfs, or copy the file here"
-            ) from error
-    return LocalSource(name)
-
-
-def is_remote(path: str | os.PathLike) -> bool:
-    """Whether `path` is an address such as gs://bucket/file."""
-    return "://" in os.fspath(path)
+    if not is_remote(path):
+        return LocalSource(path)
+    name = os.fspath(as_path(path))
+    try:
+        file = with_bucket_errors(
+            name,
+            lambda: bucket_files().open(name, "rb", cache_type="none"),  # a cache reads ahead
+        )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name} does not exist: want a file of weights") from None
+    return RemoteSource(name, file)
 
 
 class LocalSource:
@@ -78,7 +76,7 @@ class RemoteSource:
         with self._turn:
             self._file.seek(start)
             while missing:
-                piece = self._file.read(missing)
+                piece = with_bucket_errors(self.name, lambda n=missing: self._file.read(n))
                 if not piece:
                     raise ValueError(
                         f"{self.name} ended {missing} bytes early: it was {self.size} bytes long when opened"

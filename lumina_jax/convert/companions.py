@@ -10,6 +10,7 @@ from lumina_jax.convert.stored_tensor import StoredTensor
 from lumina_jax.convert.tensor_files import open_tensors
 from lumina_jax.convert.vqgan import read_leaves
 from lumina_jax.convert.weights import Leaf
+from lumina_jax.paths import as_path
 from lumina_jax.unirep.text import JSON_NAME, TextTokenizer, load_tokenizer
 
 TOKENIZER_NAMES = (JSON_NAME, "tokenizer.json")  # Meta's; transformers'
@@ -44,7 +45,7 @@ def find_vqgan(
     `vqmodel`: the tensors of transformers' files, by the release's keys; they lack the decoder, so a vqgan.ckpt goes
     first, and must then hold the same encoder. Raises FileNotFoundError where there is none.
     """
-    path = Path(given) if given is not None else _beside(folder, VQGAN_NAME)
+    path = as_path(given) if given is not None else _beside(folder, VQGAN_NAME)
     if path is not None:
         path = path / VQGAN_NAME if path.is_dir() else path
         config = read_vqgan_yaml(path.with_suffix(".yaml"))

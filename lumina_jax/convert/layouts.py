@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lumina_jax.checkpoint import ASSETS
+from lumina_jax.checkpoint import ASSETS, is_checkpoint
 from lumina_jax.config import IMAGE_LAYOUTS, GridConfig, ModelConfig, TransformerConfig
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.convert.companions import find_tokenizer, find_vqgan, read_notes
@@ -18,6 +18,7 @@ from lumina_jax.convert.transformer import check_replicas, read_leaves, with_nor
 from lumina_jax.convert.weights import Leaf, Weights, open_checkpoint, stamp_of
 from lumina_jax.dims import pick
 from lumina_jax.model.presets import PRESETS
+from lumina_jax.paths import absolute, as_path
 from lumina_jax.unirep.grid import crop_sizes, image_token_count
 
 Rotary = Literal["auto", "pairs", "halves"]
@@ -58,9 +59,9 @@ def open_weights(path: str | Path, options: SourceOptions | None = None) -> Weig
     Raises FileNotFoundError or ValueError of one line that names the file, the key, and what to do.
     """
     options = options or SourceOptions()
-    shipped = len(Path(path).parts) == 1 and (ASSETS / path).is_dir() and not Path(path).exists()
-    folder = ASSETS / path if shipped else Path(path)
-    if (folder / "params").is_dir() or shipped:
+    folder = as_path(path)
+    shipped = len(folder.parts) == 1 and (ASSETS / folder).is_dir() and not folder.exists()
+    if shipped or is_checkpoint(folder):
         return open_checkpoint(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: no such folder; give the folder that holds the weights")
@@ -74,7 +75,7 @@ def open_weights(path: str | Path, options: SourceOptions | None = None) -> Weig
     leaves = {f"transformer/{name}": leaf for name, leaf in opened.leaves.items()}
     leaves |= {f"vqgan/{name}": leaf for name, leaf in vqgan_leaves.items()}
     lines = (*opened.lines, f"tokenizer: {tokenizer.path}", vqgan_line)
-    stamp = stamp_of([folder, *([Path(options.vqgan)] if options.vqgan else [])])
+    stamp = stamp_of([folder, *([as_path(options.vqgan)] if options.vqgan else [])])
     return Weights(opened.layout, config, leaves, tokenizer, notes.get("extra", {}), lines, stamp)
 
 
@@ -218,7 +219,7 @@ def _named_px(folder: Path) -> int:
     >>> _named_px(Path("Lumina-mGPT-7B-1024")), _named_px(Path("models/7b"))
     (1024, 512)
     """
-    found = re.search(r"[-_](512|768|1024)(?!\d)", folder.absolute().name)
+    found = re.search(r"[-_](512|768|1024)(?!\d)", absolute(folder).name)
     return int(found[1]) if found else 512
 
 

@@ -8,11 +8,11 @@ import re
 import struct
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from etils import epath
 
 from lumina_jax.convert.byte_source import ByteSource, open_source
 from lumina_jax.convert.stored_tensor import (
@@ -22,6 +22,7 @@ from lumina_jax.convert.stored_tensor import (
     check_whole,
     count_elements,
 )
+from lumina_jax.paths import as_path
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -74,7 +75,7 @@ def open_folder(folder: str | PathLike) -> dict[str, StoredTensor]:
     Raises FileNotFoundError where a file is missing, and ValueError where files and index, or two files,
     contradict each other.
     """
-    root = epath.Path(folder)
+    root = as_path(folder)
     if (root / INDEX).exists():
         weight_map = _read_index(root / INDEX)
     else:
@@ -201,7 +202,7 @@ def _view(
     return source.read(begin, end).view(dtype).reshape(shape)
 
 
-def _read_index(path: epath.Path) -> dict[str, set[str]]:
+def _read_index(path: Path) -> dict[str, set[str]]:
     """The keys of every file that an index lists."""
     try:
         weight_map = parse_json(path.read_bytes()).get("weight_map")

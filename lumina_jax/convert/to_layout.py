@@ -19,6 +19,8 @@ from lumina_jax.convert.transformer import Entry
 from lumina_jax.convert.weights import Weights
 from lumina_jax.convert.write_tensors import write_folder, write_pth
 from lumina_jax.dims import pick
+from lumina_jax.model_writer import unfinished_folder
+from lumina_jax.paths import absolute, check_writable, copy_folder, is_remote
 from lumina_jax.unirep.text import ReleasedTokenizer
 
 TARGETS: Mapping[str, str] = {
@@ -35,7 +37,9 @@ def write_layout(weights: Weights, path: str | Path, target: str) -> tuple[Path,
     that the layout cannot hold: a sentencepiece tokenizer, or a VQGAN that is not of Chameleon's architecture.
     """
     pick(TARGETS, target, "target")
-    path = Path(path).absolute()
+    path = absolute(path)
+    if is_remote(path):
+        check_writable(path)
     if path.exists():
         raise ValueError(f"{path} exists: name another destination, or remove it first")
     tokenizer = weights.tokenizer
@@ -45,7 +49,7 @@ def write_layout(weights: Weights, path: str | Path, target: str) -> tuple[Path,
             "(text_tokenizer.json)"
         )
     entries = vqgan.stored_entries(weights.config.vqgan, weights.part("vqgan"))
-    folder = path.with_name(path.name + ".unfinished")
+    folder = unfinished_folder(path)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
@@ -54,7 +58,11 @@ def write_layout(weights: Weights, path: str | Path, target: str) -> tuple[Path,
             left_out = writer.meta(entries) if target == "meta" else writer.hf(target, entries)
         notes = {"model": config_to_dict(weights.config), "extra": dict(weights.notes)}
         _write_json(folder / NOTES_NAME, notes)
-        os.replace(folder, path)
+        if is_remote(path):
+            copy_folder(folder, path, last=NOTES_NAME)
+            shutil.rmtree(folder)
+        else:
+            os.replace(folder, path)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise ValueError(

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from lumina_jax.checkpoint import read_config, read_tokenizer, resolve
+from lumina_jax.checkpoint import params_folder, read_config, read_tokenizer, resolve
 from lumina_jax.checksums import leaf_name
 from lumina_jax.config import ModelConfig
 from lumina_jax.orbax_io import load_arrays, nested, read_digests, read_metadata
+from lumina_jax.paths import bucket_files, is_remote
 from lumina_jax.unirep.text import TextTokenizer
 
 CHECKPOINT = "lumina_jax"  # the layout of our own checkpoints
@@ -71,8 +72,8 @@ def open_checkpoint(path: str | Path) -> Weights:
     """One of our checkpoints; arrays are read, and checked against their digests, when they are asked for."""
     folder = resolve(path)
     config, notes = read_config(folder)
-    stored = dict(named(read_metadata(folder / "params").metadata))
-    digests = read_digests(folder / "params")
+    params = params_folder(folder)
+    stored, digests = dict(named(read_metadata(params).metadata)), read_digests(params)
     place = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     group_of = {name: group for group in _groups(stored) for name in group}
 
@@ -82,7 +83,7 @@ def open_checkpoint(path: str | Path) -> Weights:
             name: jax.ShapeDtypeStruct(stored[name].shape, stored[name].dtype, sharding=place)
             for name in group
         }
-        tree = load_arrays(folder / "params", nested(abstract), digests)
+        tree = load_arrays(params, nested(abstract), digests)
         return {name: np.asarray(array) for name, array in named(tree)}
 
     def leaf(name: str) -> Leaf:
@@ -90,7 +91,7 @@ def open_checkpoint(path: str | Path) -> Weights:
         return Leaf(tuple(found.shape), np.dtype(found.dtype), lambda: load(group_of[name])[name])
 
     leaves = {name: leaf(name) for name in stored}
-    tokenizer, stamp = read_tokenizer(folder), stamp_of([folder / "params"])
+    tokenizer, stamp = read_tokenizer(folder), stamp_of([params])
     return Weights(CHECKPOINT, config, leaves, tokenizer, notes, stamp=stamp)
 
 
@@ -113,9 +114,15 @@ def _groups(stored: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def stamp_of(paths: Iterable[Path]) -> str:
     """12 hex digits of the names, sizes and times of change of files, and of all files in folders."""
-    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]
-    stats = sorted((str(file), file.stat().st_size, file.stat().st_mtime) for file in files)
-    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:12]
+    stats: list[Any] = []
+    for path in paths:
+        if is_remote(path):
+            found = bucket_files().find(str(path), detail=True)
+            stats += [(name, one["size"], one.get("generation")) for name, one in found.items()]
+        else:
+            files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
+            stats += [(str(x), x.stat().st_size, x.stat().st_mtime) for x in files]
+    return hashlib.sha256(json.dumps(sorted(stats)).encode()).hexdigest()[:12]
 
 
 def named(tree: Any) -> Iterable[tuple[str, Any]]:

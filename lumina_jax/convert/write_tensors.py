@@ -14,7 +14,6 @@ from typing import IO
 
 import numpy as np
 
-from lumina_jax.convert.byte_source import is_remote
 from lumina_jax.convert.pth import STORAGES, TORCH_DTYPES
 from lumina_jax.convert.safetensors_file import (
     DTYPES,
@@ -24,6 +23,7 @@ from lumina_jax.convert.safetensors_file import (
     METADATA,
 )
 from lumina_jax.convert.stored_tensor import count_elements
+from lumina_jax.paths import is_remote
 
 Entry = tuple[tuple[int, ...], np.dtype]  # shape, dtype
 Entries = Mapping[str, Entry]  # by name, in the order of the file

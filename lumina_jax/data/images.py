@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lumina_jax.config import GridConfig, ScenesSource
+from lumina_jax.config import GridConfig
 from lumina_jax.data.shards import (
     default_workers,
     finish,
@@ -26,6 +26,7 @@ from lumina_jax.data.shards import (
     share,
     write_shard,
 )
+from lumina_jax.experiment import ScenesSource
 
 IMAGES_PER_SHARD = 512
 DRAWN_BY = ("data/scenes/*.py", "data/images.py")  # the code that decides what a picture shows

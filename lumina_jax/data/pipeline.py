@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Protocol
 import grain
 import numpy as np
 
-from lumina_jax.config import Stage
 from lumina_jax.data.images import unpack_image
 from lumina_jax.data.records import Record, unpack_record
 from lumina_jax.dims import pick
+from lumina_jax.experiment import Stage
 from lumina_jax.unirep.vocab import Vocab
 
 CROP_STEP_PX = 8  # crops start on this grid: the scenes' own, so objects keep their place relative to the patches

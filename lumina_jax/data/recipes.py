@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lumina_jax.config import ScenesSource
 from lumina_jax.data.images import record_rng
 from lumina_jax.data.scenes import maps
 from lumina_jax.data.scenes.captions import Look, caption, noun
@@ -15,6 +14,7 @@ from lumina_jax.data.scenes.questions import questions
 from lumina_jax.data.scenes.render import render
 from lumina_jax.data.scenes.scene import Scene, sample_scene
 from lumina_jax.dims import pick
+from lumina_jax.experiment import ScenesSource
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 from lumina_jax.unirep.tasks import TASKS
 

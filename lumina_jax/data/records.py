@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 
-from lumina_jax.config import ModelConfig, ScenesSource
+from lumina_jax.config import ModelConfig
 from lumina_jax.data.images import digest_of_code, source_digest, source_sizes
 from lumina_jax.data.recipes import Conversation, make_conversation
 from lumina_jax.data.shards import (
@@ -22,6 +22,7 @@ from lumina_jax.data.shards import (
     share,
     write_shard,
 )
+from lumina_jax.experiment import ScenesSource
 from lumina_jax.unirep.conversation import conversation_ids
 from lumina_jax.unirep.image_tokens import image_sentence
 from lumina_jax.unirep.text import TextTokenizer

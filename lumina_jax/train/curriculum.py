@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import optax
 
-from lumina_jax.config import Stage
+from lumina_jax.experiment import Stage
 
 
 class Curriculum:

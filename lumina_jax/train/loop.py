@@ -20,8 +20,8 @@ from lumina_jax.checkpoint import (
     read_config,
     save_model,
 )
-from lumina_jax.config import Experiment
 from lumina_jax.config_json import config_to_dict
+from lumina_jax.experiment import Experiment
 from lumina_jax.paths import as_path
 from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
 from lumina_jax.train.checkpoints import TrainCheckpoints

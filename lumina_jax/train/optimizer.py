@@ -7,8 +7,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from lumina_jax.config import OptimizerConfig
 from lumina_jax.dims import pick
+from lumina_jax.experiment import OptimizerConfig
 
 # Weights that Muon treats as matrices, by the last name of their path: (axes summed over, axes produced).
 # Counted from the back, so a leading axis of stacked layers stays a batch of matrices.

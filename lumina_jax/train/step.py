@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lumina_jax.config import LossConfig, ModelConfig
+from lumina_jax.config import ModelConfig
 from lumina_jax.dims import Array, Float, Int, typed
+from lumina_jax.experiment import LossConfig
 from lumina_jax.model.chameleon import hidden_states, logits_from_hidden
 from lumina_jax.ops.losses import cross_entropy_and_z, loss_from_hidden, shift_labels
 from lumina_jax.sharding import Layout

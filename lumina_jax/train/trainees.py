@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.checkpoint import LoadedModel, digest, load_model, on_first_process, read_tokenizer
-from lumina_jax.config import Experiment, RecordSource, ScenesSource
 from lumina_jax.data.images import ensure_images, source_sizes
 from lumina_jax.data.pipeline import PixelSource, Rows, pixel_batches, token_batches
 from lumina_jax.data.records import ensure_records
 from lumina_jax.data.shards import open_shards
 from lumina_jax.dims import pick
+from lumina_jax.experiment import Experiment, RecordSource, ScenesSource
 from lumina_jax.model.params import (
     abstract_params,
     init_params,

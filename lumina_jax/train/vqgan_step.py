@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lumina_jax.config import TrainConfig, VQGANConfig, VQGANLossConfig
+from lumina_jax.config import VQGANConfig
 from lumina_jax.dims import Array
+from lumina_jax.experiment import TrainConfig, VQGANLossConfig
 from lumina_jax.vqgan.codec import Reconstruction, from_pixels, init_vqgan, reconstruct
 from lumina_jax.vqgan.discriminator import init_discriminator, realness
 from lumina_jax.vqgan.losses import hinge_losses, psnr_db, reconstruction_losses

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lumina_jax.checkpoint import on_first_process, write_json
-from lumina_jax.config import Experiment
 from lumina_jax.config_json import config_from_dict, config_to_dict, differing_fields
+from lumina_jax.experiment import Experiment
 from lumina_jax.paths import make_folder
 
 # Fields that a resumed run may change, because none of them reaches the weights.

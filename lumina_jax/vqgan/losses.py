@@ -6,8 +6,8 @@ No term needs a downloaded network: where taming-transformers uses LPIPS, finite
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.config import VQGANLossConfig
 from lumina_jax.dims import Array, Float, typed
+from lumina_jax.experiment import VQGANLossConfig
 from lumina_jax.vqgan.codec import Reconstruction
 
 

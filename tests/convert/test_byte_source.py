@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from lumina_jax.convert import byte_source, tensor_files
+from lumina_jax.convert import tensor_files
 from lumina_jax.convert.byte_source import LocalSource, RemoteSource, open_source
 from lumina_jax.convert.pth import open_pth
 from lumina_jax.convert.safetensors_file import open_safetensors
@@ -71,24 +71,20 @@ def test_remote_tensor_costs_little_more_than_its_bytes(tmp_path, write, open_):
     assert file.fetched - opened < VALUES["large"].nbytes + 400
 
 
-def test_addresses_are_opened_by_epath(tmp_path, monkeypatch):
-    """gs://bucket/a, as if the bucket were a folder here."""
+def test_ranges_of_an_object_are_read_exactly(tmp_path, fake_gcs):
+    """No more of a file in a bucket than its header and the tensor that is asked for."""
     write_safetensors(tmp_path / "a", ENTRIES, VALUES.__getitem__)
-    monkeypatch.setattr(byte_source.epath, "Path", lambda name: tmp_path / name.split("/")[-1])
-    stored = tensor_files.open_tensors("gs://bucket/a")["small"]
-    assert stored.where == "gs://bucket/a"
-    np.testing.assert_array_equal(stored.read(), VALUES["small"])
+    fake_gcs.put("a", (tmp_path / "a").read_bytes())
+    stored = tensor_files.open_tensors(f"{fake_gcs.url}/a")
+    assert stored["small"].where == f"{fake_gcs.url}/a"
+    before = fake_gcs.bytes_read
+    np.testing.assert_array_equal(stored["small"].read(), VALUES["small"])
+    assert fake_gcs.bytes_read - before == VALUES["small"].nbytes
 
 
-def test_address_without_its_library_is_refused_in_one_line(monkeypatch):
-    """No gcsfs."""
-
-    def absent(name: str) -> None:
-        raise ImportError("Please install gcsfs")
-
-    monkeypatch.setattr(byte_source.epath, "Path", absent)
-    with pytest.raises(ValueError, match="install gcsfs, or copy the file here"):
-        open_source("gs://bucket/a")
+def test_missing_object_is_named(fake_gcs):
+    with pytest.raises(FileNotFoundError, match=f"{fake_gcs.url}/nowhere does not exist"):
+        open_source(f"{fake_gcs.url}/nowhere")
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):

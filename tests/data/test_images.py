@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lumina_jax.config import GridConfig, ScenesSource
+from lumina_jax.config import GridConfig
 from lumina_jax.data import images
 from lumina_jax.data.images import (
     draw_image,
@@ -17,6 +17,7 @@ from lumina_jax.data.images import (
     unpack_image,
 )
 from lumina_jax.data.shards import open_shards
+from lumina_jax.experiment import ScenesSource
 
 GRID = GridConfig(patch_px=16, unit_px=16)
 SOURCE = ScenesSource("pictures", 64, 6, sizes=((64, 64), (96, 48)), answers=0.5)

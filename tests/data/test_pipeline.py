@@ -7,7 +7,7 @@ import grain
 import numpy as np
 import pytest
 
-from lumina_jax.config import GridConfig, Stage
+from lumina_jax.config import GridConfig
 from lumina_jax.data import pipeline
 from lumina_jax.data.images import pack_image
 from lumina_jax.data.pipeline import (
@@ -20,6 +20,7 @@ from lumina_jax.data.pipeline import (
     without_context,
 )
 from lumina_jax.data.records import Record, make_record, pack_record
+from lumina_jax.experiment import Stage
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.unirep.conversation import conversation_ids
 from lumina_jax.unirep.grid import image_token_count

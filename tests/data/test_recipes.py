@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lumina_jax.config import ScenesSource
 from lumina_jax.data.recipes import RECIPES, make_conversation
+from lumina_jax.experiment import ScenesSource
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 from lumina_jax.unirep.tasks import TASKS
 

@@ -7,13 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lumina_jax.config import (
-    GridConfig,
-    ModelConfig,
-    ScenesSource,
-    TransformerConfig,
-    VQGANConfig,
-)
+from lumina_jax.config import GridConfig, ModelConfig, TransformerConfig, VQGANConfig
 from lumina_jax.data import records as records_module
 from lumina_jax.data.recipes import make_conversation
 from lumina_jax.data.records import (
@@ -25,6 +19,7 @@ from lumina_jax.data.records import (
     unpack_record,
 )
 from lumina_jax.data.shards import open_shards
+from lumina_jax.experiment import ScenesSource
 from lumina_jax.unirep.image_tokens import find_images, parse_image
 from lumina_jax.vqgan.codec import abstract_vqgan
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumina_jax.config import DataConfig, Experiment, ScenesSource, Stage, TrainConfig
 from lumina_jax.evals import hooks
 from lumina_jax.evals.hooks import make_on_eval, stage_size
 from lumina_jax.evals.scores import CHOOSING_SEED
+from lumina_jax.experiment import DataConfig, Experiment, ScenesSource, Stage, TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lumina_jax.config import Stage
+from lumina_jax.experiment import Stage
 from lumina_jax.train.curriculum import Curriculum
 
 STAGES = (

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import pytest
 
 from lumina_jax.checkpoint import digest, load_model
-from lumina_jax.config import DataConfig, RecordSource
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.data.shards import INDEX, open_shards
+from lumina_jax.experiment import DataConfig, RecordSource
 from lumina_jax.paths import BucketError, as_path, copy_folder
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.loop import train
@@ -25,7 +25,7 @@ from lumina_jax.train.metrics import MetricsLog, read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
-from lumina_jax.config import Experiment
+from lumina_jax.experiment import Experiment
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.train.loop import train
 workdir, config = sys.argv[1:]

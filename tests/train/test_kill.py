@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lumina_jax.config import Experiment
 from lumina_jax.config_json import config_to_dict
+from lumina_jax.experiment import Experiment
 from lumina_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ import jax
 workdir, config, address, count, index = sys.argv[1:]
 if int(count) > 1:
     jax.distributed.initialize(address, int(count), int(index))
-from lumina_jax.config import Experiment
+from lumina_jax.experiment import Experiment
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.train.loop import train
 train(config_from_dict(Experiment, json.loads(config)), workdir)

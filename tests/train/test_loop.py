@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from lumina_jax.checkpoint import load_model
-from lumina_jax.config import Experiment, OptimizerConfig
 from lumina_jax.config_json import config_to_dict
+from lumina_jax.experiment import Experiment, OptimizerConfig
 from lumina_jax.train.loop import NonFiniteLoss, train
 from lumina_jax.train.metrics import read_metrics
 

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from lumina_jax.config import OptimizerConfig, TransformerConfig, VQGANConfig
+from lumina_jax.config import TransformerConfig, VQGANConfig
+from lumina_jax.experiment import OptimizerConfig
 from lumina_jax.model.params import abstract_params, stack_layers
 from lumina_jax.train.optimizer import MUON_RMS, make_optimizer, matrix_axes
 from lumina_jax.vqgan.codec import abstract_vqgan

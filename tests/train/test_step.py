@@ -9,13 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from lumina_jax.config import (
-    LossConfig,
-    MeshConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TransformerConfig,
-)
+from lumina_jax.config import ModelConfig, TransformerConfig
+from lumina_jax.experiment import LossConfig, MeshConfig, OptimizerConfig
 from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.sharding import (
     STRATEGIES,

@@ -9,7 +9,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lumina_jax.config import OptimizerConfig, Stage, TrainConfig, VQGANConfig, VQGANLossConfig
+from lumina_jax.config import VQGANConfig
+from lumina_jax.experiment import OptimizerConfig, Stage, TrainConfig, VQGANLossConfig
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
 from lumina_jax.vqgan.quantise import Codebook
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.config import VQGANLossConfig
+from lumina_jax.experiment import VQGANLossConfig
 from lumina_jax.vqgan.codec import Reconstruction
 from lumina_jax.vqgan.discriminator import init_discriminator, realness
 from lumina_jax.vqgan.losses import edge_loss, hinge_losses, psnr_db, reconstruction_losses
