@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class ModelWriter:
         """
         self.path = absolute(path)
         self.folder = unfinished_folder(self.path)
+        self._thread = ThreadPoolExecutor(1)
         self._pending: Any = None
         if is_remote(self.path):
             check_writable(self.path)
@@ -65,11 +67,15 @@ class ModelWriter:
         Raises CheckpointError where the group before could not be written.
         """
         digests = {name: digest_of(array) for name, array in group.items()}
+
+        def save() -> None:
+            with storage(), quiet():  # it warns of chunks below 1 MiB
+                ocp.partial.save(
+                    self.folder / "params", nested(group), custom_metadata={DIGESTS: digests}
+                )
+
         self._wait()
-        with storage(), quiet():  # it warns of chunks below 1 MiB
-            self._pending = ocp.partial.save_async(
-                self.folder / "params", nested(group), custom_metadata={DIGESTS: digests}
-            )
+        self._pending = self._thread.submit(save)  # a third of Orbax's own async save blocks
         self.digests |= digests
 
     def finish(
