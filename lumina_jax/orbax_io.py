@@ -14,7 +14,7 @@ from lumina_jax.checksums import digests_of_leaves, leaf_name
 # An array is cut into about NUM_CHUNKS pieces of these sizes, along its longest axes: a process that holds an eighth of
 # it reads an eighth. Smaller pieces are slower to write, larger ones to share (docs/benchmarks.md).
 NUM_CHUNKS = 64
-MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**16, 2**20
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**16, 2**21
 DIGESTS = "digests"  # key of the arrays' digests in an Orbax checkpoint's metadata
 UNFINISHED = "*.orbax-checkpoint-tmp"
 

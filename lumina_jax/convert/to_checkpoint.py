@@ -15,7 +15,7 @@ from lumina_jax.dims import pick
 from lumina_jax.model_writer import ModelWriter
 
 GROUP_BYTES = (
-    128 * 2**20
+    256 * 2**20
 )  # arrays that are read, digested and handed to Orbax together; a larger one goes alone
 HEAD = "transformer/head/table"
 

@@ -30,11 +30,13 @@ class Entry(NamedTuple):
 
 def rules(config: TransformerConfig) -> Iterator[tuple[str, int, Rule]]:
     """Our name, layer number and rule of every array: ("layers/07/q", 7, Rule(…))."""
-    for path, rule in OUTER.items():
+    *first, last = OUTER.items()  # the two large tables far apart: memory for one is enough
+    for path, rule in first:
         yield "/".join(path), 0, rule
     for i in range(config.num_layers):
         for path, rule in LAYER.items():
             yield "/".join(("layers", layer_name(i), *path)), i, rule
+    yield "/".join(last[0]), 0, last[1]
 
 
 def stored_key(layout: str, rule: Rule, i: int) -> str:

@@ -5,11 +5,11 @@ front of a member must say what the directory says.
 """
 
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from isal.isal_zlib import crc32  # seven times as fast as zlib's
 
 from lumina_jax.convert.byte_source import ByteSource
 from lumina_jax.convert.stored_tensor import BrokenFile
@@ -81,7 +81,7 @@ class ZipMembers:
     def _check(self, member: Member, pieces: Iterator[np.ndarray] | list[np.ndarray]) -> None:
         crc = 0
         for piece in pieces:
-            crc = zlib.crc32(piece.data, crc)
+            crc = crc32(piece.data, crc)
         if crc != member.crc:
             raise BrokenFile(
                 f"the CRC-32 of {member.name!r} is {crc:08x}, the archive says {member.crc:08x}"

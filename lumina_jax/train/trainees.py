@@ -95,7 +95,8 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
 
     def release(state: Any) -> dict[str, Any]:
         params = state.params if state.ema is None else state.ema
-        params = unstack_layers(params) if config.scan_layers else params
+        if config.scan_layers:  # each layer to its own shards, nothing gathered
+            params = jax.jit(unstack_layers, out_shardings=weight_shardings())(params)
         return {"transformer": params, "vqgan": vqgan}
 
     def init(key: jax.Array) -> Any:
