@@ -1,6 +1,8 @@
 """Any weights into one self-describing checkpoint: a group of arrays at a time, resumable, atomic at the end."""
 
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from lumina_jax.model_writer import ModelWriter
 
 GROUP_BYTES = (
     256 * 2**20
-)  # arrays that are read, digested and handed to Orbax together; a larger one goes alone
+)  # arrays read, digested and handed to Orbax together; a larger one goes alone
+SWITCH_S = 2e-4  # how long a thread may keep another waiting for Python's lock; the usual 5 ms stall reading
 HEAD = "transformer/head/table"
 
 
@@ -48,14 +51,28 @@ def write_checkpoint(
     writer = ModelWriter(path, source)
     left = {name: leaf for name, leaf in weights.leaves.items() if name not in writer.digests}
     done = weights.nbytes - sum(leaf.nbytes for leaf in left.values())
-    with tqdm(
-        total=weights.nbytes, initial=done, unit="B", unit_scale=True, desc="converting"
-    ) as bar:
+    with (
+        _quick_switches(),
+        tqdm(
+            total=weights.nbytes, initial=done, unit="B", unit_scale=True, desc="converting"
+        ) as bar,
+    ):
         for group in _groups(left):
             writer.write({name: leaf.read() for name, leaf in group.items()})
             bar.update(sum(leaf.nbytes for leaf in group.values()))
         notes = {**weights.notes, "converted_from": weights.layout}
         return writer.finish(weights.config, weights.tokenizer, notes)
+
+
+@contextmanager
+def _quick_switches() -> Iterator[None]:
+    """Let the thread that reads and the one that writes take turns at short intervals."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _groups(leaves: Mapping[str, Leaf]) -> Iterator[dict[str, Leaf]]:
