@@ -228,10 +228,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("root", type=Path, help="folder on a disk with 45 GB free")
+    parser.add_argument("root", type=Path, nargs="?", help="folder on a disk with 45 GB free")
     parser.add_argument("--layout", action="append", choices=("meta", "lumina"))
     parser.add_argument("--preset", default="7b", choices=("7b", "34b"))
     options = parser.parse_args()
+    if options.root is None:
+        print("left out: name a folder with 45 GB free (python benchmarks/convert.py DIR)")
+        return
     root = options.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
     for layout in options.layout or ("meta", "lumina"):
