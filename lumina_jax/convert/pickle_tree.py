@@ -1,7 +1,8 @@
-"""Reads a pickle as plain values: a machine of its own that imports nothing, calls nothing and hashes only scalars.
+"""Reads a pickle as plain values: a machine of its own that imports and calls nothing and hashes only what is quick.
 
 Names, calls and persistent ids stay what they are in the file, for the caller to look at. Containers are never
-walked here, so neither depth nor sharing costs more than the file's length.
+walked here, so neither depth nor sharing costs more than the file's length. To print what a pickle holds would walk
+it: only a name may be.
 """
 
 import io
@@ -15,6 +16,10 @@ from lumina_jax.convert.stored_tensor import BrokenFile
 
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_OPCODES = 4_000_000  # about 50 a tensor
+MAX_NAME = 1000  # characters
+HASHED = (
+    2**32
+)  # integers from here on could all have one hash: every one would be compared with all before it
 DAMAGE = (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error)
 
 
@@ -33,8 +38,8 @@ class Name:
 class Call:
     """A call that was not made; what the pickle does to its result is dropped."""
 
-    function: Any
-    arguments: Any
+    function: Name
+    arguments: tuple
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,7 +52,8 @@ class Persistent:
 def read_pickle(content: bytes) -> Any:
     """The root value: of None, bool, int, float, str, bytes, tuple, list (also for a set), dict and the classes above.
 
-    An OrderedDict is a dict. BrokenFile where the pickle is damaged, too large or needs an unknown opcode.
+    An OrderedDict is a dict. A key that is no text, bytes, None or integer below 2^32 is a `Persistent` of its own, as
+    such keys are not compared. BrokenFile where the pickle is damaged, too large or needs an unknown opcode.
     """
     if len(content) > MAX_PICKLE_BYTES:
         raise BrokenFile(f"a pickle of {len(content)} bytes, at most {MAX_PICKLE_BYTES} are read")
@@ -134,7 +140,10 @@ def _small_tuple(count: int) -> Callable[[_Machine, Any], None]:
 
 
 def _put(machine: _Machine, index: int | None) -> None:
-    machine.memo[len(machine.memo) if index is None else index] = machine.stack[-1]
+    index = len(machine.memo) if index is None else index
+    if not 0 <= index < HASHED:
+        raise BrokenFile(f"a memo place {str(index)[:20]}, want one from 0 to {HASHED - 1}")
+    machine.memo[index] = machine.stack[-1]
 
 
 def _get(machine: _Machine, index: int) -> None:
@@ -157,18 +166,35 @@ def _set(machine: _Machine, items: list[Any] | tuple) -> None:
         return
     for key, value in zip(items[::2], items[1::2], strict=True):
         # the hash of a deep tuple overflows the stack of C: such a key becomes one that equals nothing
-        key = key if isinstance(key, _SCALARS) else Persistent(None)
+        key = key if _is_quick_key(key) else Persistent(None)
         if key in target:
             raise BrokenFile(f"a dictionary that has the key {str(key)[:100]!r} twice")
         target[key] = value
 
 
+def _is_quick_key(key: Any) -> bool:
+    """Whether nobody can choose many keys of this kind that have one hash."""
+    return isinstance(key, str | bytes | None) or (isinstance(key, int) and -HASHED < key < HASHED)
+
+
 def _call(machine: _Machine, count: int) -> None:
     function, arguments, *_ = _pop_several(machine, count)
-    if not isinstance(function, Name | Call) or not isinstance(arguments, tuple):
+    if not isinstance(function, Name) or not isinstance(arguments, tuple):
         raise TypeError(f"a call of a {type(function).__name__}")
-    is_dict = isinstance(function, Name) and str(function) == "collections.OrderedDict"
-    machine.stack.append({} if is_dict and not arguments else Call(function, arguments))
+    if str(function) == "collections.OrderedDict" and not arguments:
+        machine.stack.append({})
+    elif str(function) in _GETATTR and tuple(map(type, arguments)) == (Name, str):
+        # how protocol 2 names a class inside a class
+        machine.stack.append(_name(arguments[0].module, f"{arguments[0].name}.{arguments[1]}"))
+    else:
+        machine.stack.append(Call(function, arguments))
+
+
+def _name(module: str, name: str) -> Name:
+    """A name that may be printed for every value that has it."""
+    if len(module) + len(name) > MAX_NAME:
+        raise BrokenFile(f"a name of {len(module) + len(name)} characters, at most {MAX_NAME}")
+    return Name(module, name)
 
 
 def _build(machine: _Machine, _: Any) -> None:
@@ -178,14 +204,14 @@ def _build(machine: _Machine, _: Any) -> None:
 
 def _global(machine: _Machine, argument: str) -> None:
     module, _, name = argument.partition(" ")
-    machine.stack.append(Name(module, name))
+    machine.stack.append(_name(module, name))
 
 
 def _stack_global(machine: _Machine, _: Any) -> None:
     module, name = _pop_several(machine, 2)
     if not isinstance(module, str) or not isinstance(name, str):
         raise TypeError("a name that is not text")
-    machine.stack.append(Name(module, name))
+    machine.stack.append(_name(module, name))
 
 
 def _persistent(machine: _Machine, _: Any) -> None:
@@ -193,7 +219,7 @@ def _persistent(machine: _Machine, _: Any) -> None:
 
 
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
-_SCALARS = str | int | float | bytes | None
+_GETATTR = ("__builtin__.getattr", "builtins.getattr")
 _GIVEN = frozenset(
     "BININT BININT1 BININT2 LONG1 LONG4 INT LONG BINFLOAT FLOAT UNICODE BINUNICODE "
     "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split()

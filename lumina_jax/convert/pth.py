@@ -217,7 +217,8 @@ def _storage(value: Any, named: Any, archive: ZipMembers, folder: str) -> tuple[
         name = STORAGES.get(kind.name) if kind.module in ("torch", "torch.storage") else None
         unit = TORCH_DTYPES[name].itemsize if name else 1
     if name not in TORCH_DTYPES:
-        shown = str(named if kind.name == "UntypedStorage" else kind)[:60]
+        given = named if kind.name == "UntypedStorage" else kind
+        shown = str(given)[:60] if isinstance(given, Name | None) else type(given).__name__
         raise BrokenFile(f"the dtype {shown!r}, want one of {', '.join(TORCH_DTYPES)}")
     check_whole(length)
     member = archive.members.get(f"{folder}{number}")

@@ -82,6 +82,14 @@ def zipped(parts: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> 
     return file.getvalue()
 
 
+DOUBLED = (
+    b"Nr\0\0\1\0" + b"0j\0\0\1\0j\0\0\1\0\x86r\0\0\1\0" * 40
+)  # 2^40 times None, were it walked
+CALLED = b"cos\nsystem\n" + DOUBLED + b"\x85R"
+NAMED = b"ctorch._utils\n_rebuild_tensor_v3\n"
+SHAPES = [DOUBLED, CALLED, CALLED + b")R", b"cos\nsystem\n" + b")R" * 3000, NAMED + b")R", NAMED]
+SHAPES += [b"N" + b"\x85" * 3000, NAMED + DOUBLED + b"\x85R", b"c__builtin__\ngetattr\n" + NAMED]
+
 PTH = written(write_pth)
 STREAMED_PTH = zipped(list(members(PTH).items()))
 SAFETENSORS = written(write_safetensors)
@@ -118,10 +126,24 @@ def byte_edits(draw, alphabet: bytes = bytes(range(256))) -> Edit:
 
 
 @st.composite
+def grafts(draw) -> Edit:
+    """Puts a shared, deep or called value where a value ends: at None, False, a tuple, a storage or a call."""
+    at, value = draw(place), draw(st.sampled_from(SHAPES))
+    before = draw(st.sampled_from([b"", b"0"]))  # beside the value there, or in its stead
+
+    def edit(content: bytes) -> bytes:
+        ends = [i + 1 for i, byte in enumerate(content) if byte in b"N\x89tQR)"] or [0]
+        i = ends[at % len(ends)]
+        return content[:i] + before + value + content[i:]
+
+    return edit
+
+
+@st.composite
 def archives(draw) -> bytes:
     """A .pth of well-formed zip whose pickle, storages or members were changed."""
     parts = list(members(draw(st.sampled_from([PTH, STREAMED_PTH]))).items())
-    for edit in draw(st.lists(byte_edits(OPCODES) | byte_edits(), max_size=3)):
+    for edit in draw(st.lists(byte_edits(OPCODES) | byte_edits() | grafts(), max_size=3)):
         parts[0] = (parts[0][0], edit(parts[0][1]))
     index, (name, content) = draw(st.sampled_from(list(enumerate(parts))))
     change = draw(st.sampled_from(["nothing", "nothing", "drop", "double", "rename", "edit"]))

@@ -1,6 +1,7 @@
 """The pickle machine: equal to pickle on plain values, and inert, bounded and clear on everything else."""
 
 import collections
+import contextlib
 import pickle
 import time
 
@@ -47,6 +48,19 @@ def test_calls_are_not_made():
     assert (str(got.function), got.arguments) == ("__builtin__.exec", ("raise SystemExit",))
 
 
+class Outer:
+    """Holds a class."""
+
+    class Inner:
+        """Named through the other by protocol 2 in a call of getattr."""
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_class_inside_a_class_has_a_name_under_every_protocol(protocol):
+    call = read_pickle(pickle.dumps(Outer.Inner(), protocol=protocol))
+    assert str(call.function) == f"{__name__}.Outer.Inner"
+
+
 DEEP = 100_000
 NESTED = {
     "tuples": b"N" + b"\x85" * DEEP,
@@ -75,6 +89,11 @@ def test_depth_overflows_nothing(body):
         (b"\x80\x02t.", "IndexError"),
         (b"\x80\x02N\x86.", "IndexError"),
         (b"\x80\x02NNR.", "a call of a NoneType"),
+        (b"\x80\x02cos\nsystem\n)R)R.", "a call of a Call"),
+        (b"\x80\x02cos\nsystem\n" + b")R" * 3000 + b".", "a call of a Call"),
+        (b"\x80\x02c" + b"o" * 1000 + b"\nsystem\n.", "a name of 1006 characters"),
+        (b"\x80\x02Np-1\n.", "a memo place -1"),
+        (b"\x80\x02Np4294967296\n.", "a memo place 4294967296"),
         (b"\x80\x02NNs.", "IndexError|keys and values"),
         (b"\x80\x02}X\x01\x00\x00\x00aNX\x01\x00\x00\x00aN\x86.", "ends too early"),
         (b"\x80\x02}(X\x01\x00\x00\x00aNX\x01\x00\x00\x00aNu.", "the key 'a' twice"),
@@ -104,3 +123,29 @@ def test_sharing_is_not_multiplied():
     start = time.monotonic()
     assert len(read_pickle(b"\x80\x02]q\x00" + b"".join([b"0" + layer] * 60) + b".")) == 10
     assert time.monotonic() - start < 1
+
+
+MODULUS = 2**61 - 1  # Python's hash of an integer is its remainder by it
+COLLIDING = {
+    "keys": b"}("
+    + b"".join(b"\x8a\x0b" + (k * MODULUS).to_bytes(11, "little") + b"N" for k in range(1, 20_000))
+    + b"u",
+    "memo": b"N" + b"".join(b"p%d\n" % (k * MODULUS) for k in range(20_000)),
+}
+
+
+@pytest.mark.parametrize("body", COLLIDING.values(), ids=COLLIDING)
+def test_integers_of_one_hash_are_not_compared_with_each_other(body):
+    """They would be 200 million comparisons, several seconds."""
+    start = time.process_time()
+    with contextlib.suppress(BrokenFile):
+        assert len(read_pickle(b"\x80\x02" + body + b".")) == 19_999
+    assert time.process_time() - start < 1
+
+
+def test_names_do_not_grow_through_their_attributes():
+    """Each call of getattr would lengthen the name by a megabyte."""
+    text = b"X" + (2**20).to_bytes(4, "little") + b"a" * 2**20 + b"q\x000"
+    pickled = b"\x80\x02" + text + b"c__builtin__\ngetattr\ncos\npath\nh\x00\x86R."
+    with pytest.raises(BrokenFile, match="a name of 1048583 characters"):
+        read_pickle(pickled)

@@ -1,6 +1,7 @@
 """The torch-free .pth reader: exact on real files, harmless and clear on broken ones."""
 
 import pickle
+import time
 import zipfile
 from pathlib import Path
 
@@ -206,6 +207,30 @@ def test_read_pth_refuses_a_whole_module(tmp_path):
     root = b"\x80\x02ctorch.nn.modules.linear\nLinear\n)\x81}b."
     with pytest.raises(ValueError, match=r"holds a 'torch\.nn\.modules\.linear\.Linear'"):
         read_pth(write_pth(tmp_path / "a.pth", root, {}))
+
+
+SHARED_TUPLES = b"Nq\x00" + b"0h\x00h\x00\x86q\x00" * 24  # 2^24 times None, were they printed
+DOUBLED = b"cos\nsystem\n" + SHARED_TUPLES + b"\x85R"
+UNTYPED = tensor_pickle(
+    "w", (6,), (1,), kind="UntypedStorage", rebuild="_rebuild_tensor_v3", count=12
+)
+BOMBS = {
+    "a call of a doubled call": nested(w=DOUBLED + b")R"),
+    "a root that calls a doubled call": b"\x80\x02" + DOUBLED + b")R.",
+    "a chain of calls": nested(w=b"cos\nsystem\n" + b")R" * 3000),
+    "a root that is a chain of calls": b"\x80\x02cos\nsystem\n" + b")R" * 3000 + b".",
+    "a doubled dtype": UNTYPED.replace(b"\x89Nt", b"\x89N" + SHARED_TUPLES + b"t"),
+}
+
+
+@pytest.mark.parametrize("root", BOMBS.values(), ids=BOMBS)
+def test_read_pth_does_not_print_what_the_file_can_multiply(tmp_path, root):
+    """A few hundred bytes that would be a text of 100 MB, or one nested too deep for Python."""
+    path = write_pth(tmp_path / "a.pth", root, {"0": STORAGE.tobytes()})
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"a call of a Call|the dtype 'tuple'"):
+        read_pth(path)
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
