@@ -38,7 +38,7 @@ from lumina_jax.paths import (
     write_bytes,
 )
 
-FORMAT = 2  # of the model checkpoint's folder
+FORMAT = 3  # of the model checkpoint's folder
 ASSETS = Path(__file__).parent / "assets"
 PARAMS = "params"  # folder of the weights, and key of its name in a config.json that names another
 NO_PART = "0" * 12  # `digest` of a part that a checkpoint does not have
@@ -110,12 +110,15 @@ def write_config(
     extra: Mapping[str, Any] | None = None,
     params: str = PARAMS,
 ) -> None:
-    """Write the tokenizer of a model checkpoint and then its `config.json`; `params`: the folder of its weights."""
+    """Write the tokenizer of a model checkpoint and then its `config.json`.
+
+    `params`: the folder of its weights; the tokenizer lies in it where it has a name of its own, as in a bucket.
+    """
     content = {"format": FORMAT, "model": config_to_dict(config), "extra": dict(extra or {})}
     if params != PARAMS:
         content[PARAMS] = params
     if tokenizer is not None:
-        tokenizer.save(folder)
+        tokenizer.save(folder / params if params != PARAMS else folder)
     fingerprint = getattr(tokenizer, "fingerprint", None)
     write_json(folder / "config.json", {**content, "tokenizer": fingerprint})
 
@@ -176,7 +179,7 @@ def _read_json(folder: str | Path) -> dict[str, Any]:
         content = json.loads(file.read_text())
         if content["format"] != FORMAT:
             raise CheckpointError(
-                f"{file}: format {content['format']}, this version reads {FORMAT}"
+                f"{file}: format {content['format']}, this version reads {FORMAT}: convert, train or fetch it again"
             )
         return content
     except FileNotFoundError:
@@ -220,6 +223,8 @@ def read_tokenizer(path: str | Path) -> Any:
     folder = resolve(path)
     expected = _read_json(folder).get("tokenizer")
     found = None
+    weights = params_folder(folder)
+    folder = folder if weights.name == PARAMS else weights
     if any((folder / name).exists() for name in ("text_tokenizer.json", "tokenizer.model")):
         from lumina_jax.unirep.text import load_tokenizer
 

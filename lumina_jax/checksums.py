@@ -35,7 +35,9 @@ def digests_of_leaves(tree: Any) -> dict[str, str]:
     """{"transformer/layers/00/q": "9ae0daaf", …}: the digest of every leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     remote = {leaf_name(path): leaf for path, leaf in leaves if _stays_on_devices(leaf)}
-    sums = _device_digests(remote) if remote else {}
+    sums = {
+        name: device_digest(leaf) for name, leaf in remote.items()
+    }  # begun before any is fetched
     return {
         leaf_name(path): _text(sums[leaf_name(path)])
         if leaf_name(path) in sums
@@ -90,9 +92,6 @@ def device_digest(leaf: jax.Array) -> jax.Array:
 def leaf_name(path: tuple) -> str:
     """A leaf's path as "a/b/c"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-_device_digests = jax.jit(lambda flat: {name: device_digest(leaf) for name, leaf in flat.items()})
 
 
 def _is_paired(array: Any) -> bool:

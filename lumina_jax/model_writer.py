@@ -51,10 +51,13 @@ class ModelWriter:
         self._pending: Any = None
         if is_remote(self.path):
             check_writable(self.path)
-        if (self.path / "config.json" if is_remote(self.path) else self.path).exists():
-            raise CheckpointError(f"{path} exists: name another destination, or remove it first")
+        previous = self.path.with_name(self.path.name + ".previous")  # what a killed save left
+        for taken in (self.path / "config.json" if is_remote(self.path) else self.path, previous):
+            if taken.exists():
+                raise CheckpointError(f"{taken} exists: name another destination, or remove it")
         begun = self.folder / SOURCE
-        if self.folder.exists() and _read_json(begun) != dict(source):
+        used = self.folder.exists() and any(self.folder.iterdir())
+        if used and _read_json(begun) != dict(source):
             raise CheckpointError(
                 f"{self.folder} holds an unfinished conversion of something else, or with other options: remove it, "
                 "or name another destination"
@@ -71,7 +74,7 @@ class ModelWriter:
         digests = {name: digest_of(array) for name, array in group.items()}
 
         def save() -> None:
-            with storage(), quiet():  # it warns of chunks below 1 MiB
+            with storage():
                 ocp.partial.save(
                     self.folder / "params", nested(group), custom_metadata={DIGESTS: digests}
                 )
@@ -79,6 +82,15 @@ class ModelWriter:
         self._wait()
         self._pending = self._thread.submit(save)  # a third of Orbax's own async save blocks
         self.digests |= digests
+
+    def __enter__(self) -> "ModelWriter":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Wait for the group that is being written; after an error only so that nobody meets it half-written."""
+        if error is None:
+            self._wait()
+        self._thread.shutdown(wait=True)
 
     def finish(
         self, config: ModelConfig, tokenizer: Any = None, extra: Mapping[str, Any] | None = None
@@ -95,8 +107,8 @@ class ModelWriter:
                 copy_folder(self.folder, self.path, last="config.json", without=SOURCE)
                 shutil.rmtree(self.folder)
             else:
-                (self.folder / SOURCE).unlink()
                 publish(self.folder, self.path)
+                (self.path / SOURCE).unlink()
         return self.path
 
     def _take_up(self) -> dict[str, str]:
@@ -147,7 +159,8 @@ class _Reporting:
             full = "No space left on device" in str(error)
             why = "the disk is full" if full else short(error)
             raise CheckpointError(
-                f"{self.folder}: writing failed ({why}); mend that and run the same command again, it goes on from here"
+                f"{self.folder}: writing failed ({why}); mend that and run the same command again, it goes on from "
+                "what is whole there"
             ) from error
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -68,7 +68,8 @@ def check_bucket(path: Path) -> None:
 
 def join(folder: AnyPath, name: AnyPath) -> Path:
     """`folder / name`, or `name` alone where it is in a bucket or absolute."""
-    return as_path(name) if is_remote(name) else as_path(folder) / name
+    alone = is_remote(name) or os.path.isabs(name)
+    return as_path(name) if alone else as_path(folder) / name
 
 
 def make_folder(folder: Path) -> None:
@@ -168,6 +169,8 @@ def bucket_files() -> Any:
     """The fsspec file system that epath uses for gs://; BucketError of one line where gcsfs is absent."""
     if importlib.util.find_spec("gcsfs") is None:
         raise BucketError("gs:// paths want gcsfs: pip install -r requirements-gcs.txt")
+    # its newer class asks for a bucket's kind over gRPC, which a login for storage need not allow
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec
 
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it logs is raised as well
@@ -262,9 +265,10 @@ def _in_threads(
     from tqdm import tqdm
 
     quiet = sum(sizes) < PIECE_BYTES
-    with (
-        tqdm(total=sum(sizes), desc=title, unit="B", unit_scale=True, disable=quiet) as bar,
-        ThreadPoolExecutor(NUM_COPIES) as pool,
-    ):
-        for done in [pool.submit(copy, item, bar.update) for item in items]:
-            done.result()
+    pool = ThreadPoolExecutor(NUM_COPIES)
+    try:
+        with tqdm(total=sum(sizes), desc=title, unit="B", unit_scale=True, disable=quiet) as bar:
+            for done in as_completed([pool.submit(copy, item, bar.update) for item in items]):
+                done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error nothing more is begun

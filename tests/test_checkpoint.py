@@ -166,3 +166,9 @@ def test_a_relative_path_is_as_good_as_an_absolute_one(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert_same(load_model("runs/model").params, trees())
     assert checkpoint.digest("runs/model") == checkpoint.digest(tmp_path / "runs" / "model")
+
+
+def test_saving_says_nothing_of_chunk_sizes(tmp_path: Path, caplog):
+    """Orbax warns of every array in chunks below 1 MiB."""
+    save_model(tmp_path / "model", trees(), CONFIG)
+    assert "target_byte_size" not in caplog.text

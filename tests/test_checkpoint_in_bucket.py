@@ -102,3 +102,14 @@ def test_missing_objects_are_refused_in_one_line(fake_gcs):
     fake_gcs.delete("model/config.json")
     with pytest.raises(CheckpointError, match="config.json is missing"):
         load_model(path)
+
+
+def test_model_with_another_tokenizer_takes_the_place_of_one(
+    fake_gcs, golden_tokenizer, small_tokenizer
+):
+    """Of another kind, then none: each model has its own or none."""
+    address = f"{fake_gcs.url}/model"
+    for tokenizer in (golden_tokenizer, small_tokenizer, None):
+        save_model(address, trees(), CONFIG, tokenizer)
+        found = load_model(address).tokenizer
+        assert getattr(found, "fingerprint", None) == getattr(tokenizer, "fingerprint", None)

@@ -80,3 +80,13 @@ def test_order_matters_and_memory_layout_does_not():
 def test_random_keys_are_digested_by_their_bits():
     first, second = jax.random.key(0), jax.random.key(1)
     assert digest_of(first) != digest_of(second)
+
+
+def test_arrays_on_different_devices_are_digested_together(monkeypatch):
+    """A transformer over all devices and a VQGAN on the first."""
+    mesh = Mesh(np.array(jax.devices()), ("a",))
+    spread = jax.device_put(jnp.arange(16.0), NamedSharding(mesh, PartitionSpec("a")))
+    tree = {"a": spread, "b": jax.device_put(jnp.arange(4.0), jax.devices()[0])}
+    expected = digests_of_leaves(tree)
+    monkeypatch.setattr(checksums, "_stays_on_devices", lambda leaf: True)
+    assert digests_of_leaves(tree) == expected

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,3 +129,23 @@ def test_without_gcsfs_one_line_names_the_requirements():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     wanted = "error: gs:// paths want gcsfs: pip install -r requirements-gcs.txt\n"
     assert (done.returncode, done.stderr) == (2, wanted)
+
+
+def test_absolute_names_stand_alone_beside_a_bucket(fake_gcs, tmp_path):
+    """The same under every Python."""
+    assert paths.join(fake_gcs.url, tmp_path / "a.png") == tmp_path / "a.png"
+    assert str(paths.join(fake_gcs.url, "a.png")) == f"{fake_gcs.url}/a.png"
+
+
+def test_copies_stop_at_the_first_failure():
+    """Nothing that waits is begun after it."""
+    begun = []
+
+    def copy(item: int, tell) -> None:
+        begun.append(item)
+        time.sleep(0.02)
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        paths._in_threads(copy, range(200), [1] * 200, "copying")
+    assert len(begun) < 100

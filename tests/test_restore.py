@@ -124,4 +124,4 @@ def test_each_of_four_processes_reads_its_share_alone(tmp_path: Path):
         found = json.loads(text.splitlines()[-1])
         print(found, total)
         assert found["mine"] == pytest.approx(total / 4, rel=0.01)
-        assert found["read"] <= 1.3 * total / 4
+        assert 0.6 * total / 4 <= found["read"] <= 1.3 * total / 4

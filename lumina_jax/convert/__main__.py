@@ -12,8 +12,9 @@ import tyro
 from tyro.conf import Positional
 
 from lumina_jax.cli import parse_arguments, run_main
-from lumina_jax.convert.inspection import describe_weights, differences
-from lumina_jax.convert.layouts import SourceOptions, open_weights, preset_name
+from lumina_jax.convert.inspection import PARTS, describe_weights, differences
+from lumina_jax.convert.layouts import open_weights
+from lumina_jax.convert.model_config import SourceOptions, preset_name
 from lumina_jax.convert.to_checkpoint import CheckpointOptions, write_checkpoint
 from lumina_jax.convert.to_layout import TARGETS, write_layout
 from lumina_jax.dims import pick
@@ -32,7 +33,7 @@ class Convert:
 
     source: Positional[str]
     destination: Positional[str]
-    # checkpoint (ours), meta (the original's code), lumina (Lumina-mGPT's), transformers (also vLLM)
+    # checkpoint (ours), meta (the original's code), lumina (Lumina-mGPT's), transformers
     to: str = "checkpoint"
     options: Annotated[SourceOptions, Flat] = SourceOptions()
     changes: Annotated[CheckpointOptions, Flat] = CheckpointOptions()
@@ -75,8 +76,13 @@ def convert(command: Convert) -> None:
     for line in weights.findings:
         print(line)
     transformer = weights.config.transformer
+    config = weights.config
     print(
         f"preset: {preset_name(transformer)}, {weights.nbytes:,} bytes, {transformer.param_dtype}"
+    )
+    print(
+        f"image layout: {config.image_layout} (--image-layout), trained at {config.target_px} px (--target-px), "
+        f"{config.max_tokens} tokens (--max-tokens)"
     )
     if command.to == "checkpoint":
         written = write_checkpoint(weights, command.destination, command.changes)
@@ -93,14 +99,18 @@ def convert(command: Convert) -> None:
 
 def inspect(command: Inspect) -> None:
     """Print what PATH is."""
-    print(describe_weights(open_weights(command.path, command.options), command.every_array))
+    weights = open_weights(command.path, command.options, alone=True)
+    print(describe_weights(weights, command.every_array))
 
 
 def verify(command: Verify) -> None:
     """Print where two models differ."""
     first, second = (
-        open_weights(path, command.options) for path in (command.first, command.second)
+        open_weights(path, command.options, alone=True) for path in (command.first, command.second)
     )
+    both = [part for part in PARTS if first.part(part) and second.part(part)]
+    if not both:
+        raise ValueError(f"{command.first} and {command.second} hold no part in common")
     found = differences(first, second)
     for difference in found[:MAX_SHOWN]:
         print(f"{difference.name}: {difference.reason}")
@@ -112,7 +122,8 @@ def verify(command: Verify) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    print(f"the same weights: {len(first.leaves)} arrays, {first.nbytes:,} bytes")
+    size = sum(leaf.nbytes for part in both for leaf in first.part(part).values())
+    print(f"the same weights: {' and '.join(both)}, {size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lumina_jax.config import VQGANConfig
 from lumina_jax.convert.configs import read_json, read_vq_config, read_vqgan_yaml
@@ -15,9 +15,19 @@ from lumina_jax.unirep.text import JSON_NAME, TextTokenizer, load_tokenizer
 
 TOKENIZER_NAMES = (JSON_NAME, "tokenizer.json")  # Meta's; transformers'
 VQGAN_NAME = "vqgan.ckpt"
+WEIGHT_SUFFIXES = (".pth", ".safetensors", ".bin", ".json")
 NOTES_NAME = (
     "lumina_jax.json"  # what a layout has no field for: image layout, trained area, settings
 )
+
+
+class FoundVQGAN(NamedTuple):
+    """The VQGAN that goes with a transformer."""
+
+    config: VQGANConfig
+    leaves: dict[str, Leaf]  # unread
+    path: Path | None  # of vqgan.ckpt, where it has a file of its own
+    line: str  # about it, for people
 
 
 def find_tokenizer(folder: Path, given: str | Path | None) -> TextTokenizer:
@@ -39,8 +49,8 @@ def find_tokenizer(folder: Path, given: str | Path | None) -> TextTokenizer:
 
 def find_vqgan(
     folder: Path, given: str | Path | None, vqmodel: Mapping[str, StoredTensor]
-) -> tuple[VQGANConfig, dict[str, Leaf], str]:
-    """Config, unread leaves and a line about the VQGAN named on the command line, beside the weights or in them.
+) -> FoundVQGAN:
+    """The VQGAN named on the command line, beside the weights or in them.
 
     `vqmodel`: the tensors of transformers' files, by the release's keys; they lack the decoder, so a vqgan.ckpt goes
     first, and must then hold the same encoder. Raises FileNotFoundError where there is none.
@@ -51,15 +61,12 @@ def find_vqgan(
         config = read_vqgan_yaml(path.with_suffix(".yaml"))
         stored = open_tensors(path)
         _check_same(stored, vqmodel, path)
-        return config, read_leaves(config, stored, path), f"VQGAN: {path}"
+        return FoundVQGAN(config, read_leaves(config, stored, path), path, str(path))
     if vqmodel:
         config = read_vq_config(folder / "config.json")
         leaves = read_leaves(config, vqmodel, folder)
-        return (
-            config,
-            leaves,
-            "VQGAN: the files' own vqmodel, without a decoder: reads images, paints none",
-        )
+        line = "the files' own vqmodel, without a decoder: reads images, paints none"
+        return FoundVQGAN(config, leaves, None, line)
     raise FileNotFoundError(
         f"no {VQGAN_NAME} in {_listed(folder)}: give it with --vqgan, its vqgan.yaml beside it; Chameleon's release "
         "has both in its folder tokenizer/"
@@ -72,6 +79,17 @@ def read_notes(folder: Path) -> Mapping[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that say what it is."""
+    return [path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES]
+
+
+def companion_files(tokenizer: TextTokenizer | None, vqgan: Path | None) -> list[Path]:
+    """The files of tokenizer and VQGAN."""
+    found = [tokenizer.path] if tokenizer else []
+    return [*found, *([vqgan, vqgan.with_suffix(".yaml")] if vqgan else [])]
+
+
 def _places(folder: Path) -> list[Path]:
     """Where Meta's and Lumina-mGPT's releases and their mirrors keep what belongs to a model's folder."""
     tokenizers = [
@@ -79,7 +97,7 @@ def _places(folder: Path) -> list[Path]:
         folder.parent / "tokenizer",
         folder.parent.parent / "tokenizer",
     ]
-    return [*tokenizers, folder / "original_tokenizers", folder]
+    return [folder, *tokenizers, folder / "original_tokenizers"]
 
 
 def _beside(folder: Path, name: str) -> Path | None:

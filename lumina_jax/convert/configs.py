@@ -37,12 +37,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_meta_config(folder: Path, dtype: str) -> TransformerConfig:
     """Sizes from Meta's params.json and consolidate_params.json; later entries win."""
-    params = read_json(folder / "params.json")
-    merged = {**params, **params.get("model", {}), **read_json(folder / "consolidate_params.json")}
+    params, more = (read_json(folder / f"{n}params.json") for n in ("", "consolidate_"))
     with _naming(folder / "params.json"):
-        width, num_heads = merged["dim"], merged["n_heads"]
+        merged = {**params, **params.get("model", {}), **more}
+        width, num_heads = _whole(merged, "dim"), _whole(merged, "n_heads")
+        _refuse_others(merged, qk_normalization=(None, True))
         return TransformerConfig(
-            num_layers=merged["n_layers"],
+            num_layers=_whole(merged, "n_layers"),
             width=width,
             num_heads=num_heads,
             num_kv_heads=merged.get("n_kv_heads") or num_heads,
@@ -50,7 +51,7 @@ def read_meta_config(folder: Path, dtype: str) -> TransformerConfig:
             mlp_width=meta_mlp_width(
                 width, merged["multiple_of"], merged.get("ffn_dim_multiplier")
             ),
-            vocab_size=merged["vocab_size"],
+            vocab_size=_whole(merged, "vocab_size"),
             norm_placement="swin" if merged["swin_norm"] else "pre",
             qk_norm_shards=merged["model_parallel_size"],
             norm_eps=merged["norm_eps"],
@@ -104,18 +105,26 @@ def read_hf_config(path: Path, dtype: str) -> TransformerConfig:
         raise ValueError(
             f"{path} describes a {read.get('model_type')!r} model: want model_type 'chameleon'"
         )
-    for name in ("attention_bias", "mlp_bias", "tie_word_embeddings"):
-        if read.get(name):
-            raise ValueError(f"{path}: {name} is true; Chameleon has no such part")
     with _naming(path):
+        head_size = _whole(read, "hidden_size") // _whole(read, "num_attention_heads")
+        rope = read.get("rope_parameters") or read.get("rope_scaling") or {}
+        _refuse_others(
+            read,
+            attention_bias=(None, False),
+            mlp_bias=(None, False),
+            tie_word_embeddings=(None, False),
+            hidden_act=(None, "silu"),
+            head_dim=(None, head_size),
+        )
+        _refuse_others(rope, rope_type=(None, "default"), type=(None, "default"))
         return TransformerConfig(
-            num_layers=read["num_hidden_layers"],
-            width=read["hidden_size"],
-            num_heads=read["num_attention_heads"],
-            num_kv_heads=read["num_key_value_heads"],
-            head_size=read["hidden_size"] // read["num_attention_heads"],
-            mlp_width=read["intermediate_size"],
-            vocab_size=read["vocab_size"],
+            num_layers=_whole(read, "num_hidden_layers"),
+            width=_whole(read, "hidden_size"),
+            num_heads=_whole(read, "num_attention_heads"),
+            num_kv_heads=_whole(read, "num_key_value_heads"),
+            head_size=head_size,
+            mlp_width=_whole(read, "intermediate_size"),
+            vocab_size=_whole(read, "vocab_size"),
             norm_placement="swin" if read.get("swin_norm") else "pre",
             qk_norm_shards=read.get("model_parallel_size") or 1,
             norm_eps=read.get("rms_norm_eps", 1e-5),
@@ -179,21 +188,21 @@ def read_vqgan_yaml(path: Path) -> VQGANConfig:
         sizes = params["ddconfig"]
         for name, value in VQ_FIXED.items():
             if sizes[name] != value:
-                raise ValueError(f"{path}: {name} is {sizes[name]}, only {value} is supported")
+                raise TypeError(f"{name} is {sizes[name]}, only {value} is supported")
         return VQGANConfig(
-            channels=sizes["ch"],
-            channel_multipliers=tuple(sizes["ch_mult"]),
-            num_res_blocks=sizes["num_res_blocks"],
-            z_channels=sizes["z_channels"],
-            code_width=params["embed_dim"],
-            num_codes=params["n_embed"],
+            channels=int(sizes["ch"]),
+            channel_multipliers=tuple(int(n) for n in sizes["ch_mult"]),
+            num_res_blocks=int(sizes["num_res_blocks"]),
+            z_channels=int(sizes["z_channels"]),
+            code_width=int(params["embed_dim"]),
+            num_codes=int(params["n_embed"]),
             dropout=sizes["dropout"],
         )
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} is missing: it describes the vqgan.ckpt beside it"
         ) from None
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is not a VQGAN description ({type(error).__name__}: {error}): want model.params with "
             "ddconfig, embed_dim and n_embed"
@@ -249,6 +258,20 @@ def write_vq_config(config: VQGANConfig) -> dict[str, Any]:
     }
 
 
+def _whole(read: Mapping[str, Any], name: str) -> int:
+    """A field that counts something."""
+    if type(read[name]) is not int or read[name] < 1:
+        raise ValueError(f"{name} is {read[name]!r}, want a whole number")
+    return read[name]
+
+
+def _refuse_others(read: Mapping[str, Any], **built: tuple[Any, ...]) -> None:
+    """ValueError where a field asks for a part that Chameleon has not."""
+    for name, values in built.items():
+        if read.get(name) not in values:
+            raise ValueError(f"{name} is {read[name]!r}, Chameleon has {values[-1]!r}")
+
+
 class _naming:
     """Turns what a wrong config raises into a ValueError that names the file."""
 
@@ -260,5 +283,5 @@ class _naming:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, KeyError):
             raise ValueError(f"{self.path}: the field {error} is missing") from error
-        if isinstance(error, TypeError | ValueError | ZeroDivisionError):
+        if isinstance(error, TypeError | ValueError | AttributeError | ZeroDivisionError):
             raise ValueError(f"{self.path}: not a Chameleon's config ({error})") from error

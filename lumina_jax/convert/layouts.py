@@ -1,45 +1,35 @@
 """Tells what a folder of weights is, and opens it: Meta's, Lumina-mGPT's, transformers', Anole's, or one of ours."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from lumina_jax.checkpoint import ASSETS, is_checkpoint
-from lumina_jax.config import IMAGE_LAYOUTS, GridConfig, ModelConfig, TransformerConfig
-from lumina_jax.config_json import config_from_dict
-from lumina_jax.convert.companions import find_tokenizer, find_vqgan, read_notes
+from lumina_jax.config import (
+    TransformerConfig,
+    VQGANConfig,
+)
+from lumina_jax.convert.companions import (
+    FoundVQGAN,
+    companion_files,
+    find_tokenizer,
+    find_vqgan,
+    read_notes,
+    weight_files,
+)
 from lumina_jax.convert.configs import read_hf_config, read_json, read_meta_config
+from lumina_jax.convert.model_config import SourceOptions, check, model_config, with_options
 from lumina_jax.convert.stored_tensor import StoredTensor
 from lumina_jax.convert.tables import VQMODEL
 from lumina_jax.convert.tensor_files import open_folder, open_tensors
 from lumina_jax.convert.transformer import check_replicas, read_leaves, with_norm_groups
 from lumina_jax.convert.weights import Leaf, Weights, open_checkpoint, stamp_of
-from lumina_jax.dims import pick
-from lumina_jax.model.presets import PRESETS
 from lumina_jax.paths import absolute, as_path
-from lumina_jax.unirep.grid import crop_sizes, image_token_count
 
-Rotary = Literal["auto", "pairs", "halves"]
 HF_INDEX = "pytorch_model.bin.index.json"
 META_FILES = "consolidated*.pth"
-TEXT_ROOM = 512  # tokens left beside the longest image, where a release says less
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """What a folder of weights does not say, or says wrongly; None or "auto": as it says."""
-
-    tokenizer: str | None = None  # text_tokenizer.json; default: beside the weights
-    vqgan: str | None = None  # vqgan.ckpt, its vqgan.yaml beside it; default: beside the weights
-    preset: str | None = None  # refuse weights of any other size than this row of PRESETS
-    # how query and key rows lie: adjacent rotary pairs (Meta, Anole) or halves (Lumina-mGPT, transformers)
-    rotary: Rotary = "auto"
-    image_layout: str | None = None  # uni_rep or chameleon; default: uni_rep for Lumina-mGPT only
-    target_px: int | None = None  # side of the trained square; default: from the name, or 512
-    max_tokens: int | None = None  # longest trained sequence; default: as the config says
-    compute_dtype: str | None = None  # of the activations; default: that of the weights
 
 
 class Found(NamedTuple):
@@ -53,38 +43,56 @@ class Found(NamedTuple):
     lines: tuple[str, ...]  # findings
 
 
-def open_weights(path: str | Path, options: SourceOptions | None = None) -> Weights:
+def open_weights(
+    path: str | Path, options: SourceOptions | None = None, alone: bool = False
+) -> Weights:
     """Open a folder of weights of any layout; only headers and small vectors are read.
 
-    Raises FileNotFoundError or ValueError of one line that names the file, the key, and what to do.
+    `alone`: do without a tokenizer and a VQGAN where none is found. Raises FileNotFoundError or ValueError of one
+    line that names the file, the key, and what to do.
     """
     options = options or SourceOptions()
     folder = as_path(path)
     shipped = len(folder.parts) == 1 and (ASSETS / folder).is_dir() and not folder.exists()
-    if shipped or is_checkpoint(folder):
-        return open_checkpoint(folder)
-    if not folder.is_dir():
+    if not shipped and not folder.is_dir() and not _left_by_a_kill(folder):
         raise FileNotFoundError(f"{path}: no such folder; give the folder that holds the weights")
-    folder = _model_folder(folder)
+    if shipped or is_checkpoint(folder) or _left_by_a_kill(folder) or _has_params(folder):
+        return with_options(open_checkpoint(folder), options, folder)
+    folder = _model_folder(absolute(folder))
     opened = _open_meta(folder, options) if _is_meta(folder) else _open_hf(folder, options)
-    tokenizer = find_tokenizer(folder, options.tokenizer)
-    vqgan, vqgan_leaves, vqgan_line = find_vqgan(folder, options.vqgan, opened.vqmodel)
+    tokenizer = _unless_absent(lambda: find_tokenizer(folder, options.tokenizer), alone)
+    found = _unless_absent(lambda: find_vqgan(folder, options.vqgan, opened.vqmodel), alone)
+    vqgan = found or FoundVQGAN(VQGANConfig(), {}, None, "none found")
     notes = read_notes(folder)
-    config = _model_config(folder, opened, vqgan, options, notes)
-    _check(config, tokenizer.vocab, options.preset, folder)
+    config = model_config(folder, opened, vqgan.config, options, notes)
+    check(config, tokenizer and tokenizer.vocab, options.preset, folder)
     leaves = {f"transformer/{name}": leaf for name, leaf in opened.leaves.items()}
-    leaves |= {f"vqgan/{name}": leaf for name, leaf in vqgan_leaves.items()}
-    lines = (*opened.lines, f"tokenizer: {tokenizer.path}", vqgan_line)
-    stamp = stamp_of([folder, *([as_path(options.vqgan)] if options.vqgan else [])])
-    return Weights(opened.layout, config, leaves, tokenizer, notes.get("extra", {}), lines, stamp)
+    leaves |= {f"vqgan/{name}": leaf for name, leaf in vqgan.leaves.items()}
+    where = tokenizer.path if tokenizer else "none found"
+    lines = (*opened.lines, f"tokenizer: {where}", f"VQGAN: {vqgan.line}")
+    files = [*weight_files(folder), *companion_files(tokenizer, vqgan.path)]
+    extra = notes.get("extra", {})
+    return Weights(opened.layout, config, leaves, tokenizer, extra, lines, stamp_of(files))
 
 
-def preset_name(config: TransformerConfig) -> str:
-    """The row of PRESETS whose sizes these are, or "of its own"."""
-    for name, preset in PRESETS.items():
-        if _sizes(preset.transformer) == _sizes(config):
-            return name
-    return "of its own"
+def _unless_absent(find: Callable[[], Any], alone: bool) -> Any:
+    """What `find` finds; None where that is not there and may be absent."""
+    try:
+        return find()
+    except FileNotFoundError:
+        if alone:
+            return None
+        raise
+
+
+def _left_by_a_kill(folder: Path) -> bool:
+    """Whether a save died while it put a checkpoint in the place of another, which lies beside it then."""
+    return not folder.exists() and folder.with_name(folder.name + ".previous").is_dir()
+
+
+def _has_params(folder: Path) -> bool:
+    """Whether a folder holds the arrays of a checkpoint of ours, whatever its config.json says."""
+    return (folder / "params" / "orbax.checkpoint").is_file()
 
 
 def _model_folder(folder: Path) -> Path:
@@ -110,10 +118,14 @@ def _is_meta(folder: Path) -> bool:
 def _open_meta(folder: Path, options: SourceOptions) -> Found:
     paths = sorted(folder.glob(META_FILES))
     config = read_meta_config(folder, "bfloat16")
-    if len(paths) != config.qk_norm_shards:
+    count = config.qk_norm_shards
+    wanted = (
+        ["consolidated.pth"] if count == 1 else [f"consolidated.{i:02d}.pth" for i in range(count)]
+    )
+    if [path.name for path in paths] != wanted:
+        odd = sorted({path.name for path in paths} ^ set(wanted))
         raise ValueError(
-            f"{folder} has {len(paths)} {META_FILES} files, its parameters say {config.qk_norm_shards}: "
-            "fetch the missing ones"
+            f"{folder} has {len(paths)} {META_FILES} files, its parameters say {count}: {odd[0]} is missing or too much"
         )
     shards = [open_tensors(path) for path in paths]
     leaves = read_leaves("meta", config, shards, folder, options.rotary != "halves")
@@ -159,6 +171,7 @@ def _open_hf(folder: Path, options: SourceOptions) -> Found:
 def _hf_layout(norm_shape: tuple[int, ...], config: TransformerConfig) -> str:
     """Which of the layouts with transformers' keys: told by the shape of a query norm.
 
+    >>> from lumina_jax.model.presets import PRESETS
     >>> _hf_layout((1, 128), PRESETS["7b"].transformer), _hf_layout((32, 128), PRESETS["7b"].transformer)
     ('lumina', 'transformers')
     """
@@ -172,84 +185,14 @@ def _open_hf_files(folder: Path) -> dict[str, StoredTensor]:
         return open_folder(folder)
     names = ["pytorch_model.bin"]
     if (folder / HF_INDEX).is_file():
-        names = sorted(set(read_json(folder / HF_INDEX).get("weight_map", {}).values()))
+        weight_map = read_json(folder / HF_INDEX).get("weight_map")
+        listed = weight_map.values() if isinstance(weight_map, dict) else [weight_map]
+        names = sorted({str(name) for name in listed})
+        if not weight_map or any(not re.fullmatch(r"[\w.-]+\.bin", name) for name in names):
+            raise ValueError(f"{folder / HF_INDEX} lists no files of this folder: fetch it again")
     stored: dict[str, StoredTensor] = {}
     for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing: fetch all files of the folder")
         stored |= open_tensors(folder / name)
     return stored
-
-
-def _model_config(
-    folder: Path, opened: Found, vqgan: Any, options: SourceOptions, notes: Mapping[str, Any]
-) -> ModelConfig:
-    """The config of the checkpoint: options first, then our own notes, then what the release says."""
-    noted = config_from_dict(ModelConfig, notes["model"]) if "model" in notes else None
-    transformer = opened.transformer
-    dtype = next(iter(opened.leaves.values())).dtype.name
-    transformer = replace(
-        transformer, param_dtype=dtype, compute_dtype=options.compute_dtype or dtype
-    )
-    grid = GridConfig(patch_px=vqgan.patch_px, unit_px=2 * vqgan.patch_px)
-    if noted is not None:
-        transformer = replace(transformer, dropout=noted.transformer.dropout)
-        grid = noted.grid
-    layout = options.image_layout or (noted.image_layout if noted else None)
-    layout = layout or ("uni_rep" if opened.layout == "lumina" else "chameleon")
-    target_px = options.target_px or (noted.target_px if noted else None) or _named_px(folder)
-    if layout == "uni_rep":
-        longest = max(image_token_count(*size, grid) for size in crop_sizes(target_px, grid))
-    else:
-        longest = image_token_count(target_px, target_px, grid, layout)
-    max_tokens = noted.max_tokens if noted else max(opened.max_tokens, 4096, longest + TEXT_ROOM)
-    return ModelConfig(
-        transformer,
-        vqgan,
-        grid,
-        pick({name: name for name in IMAGE_LAYOUTS}, layout, "image layout"),  # type: ignore[arg-type]
-        options.max_tokens or max_tokens,
-        target_px,
-    )
-
-
-def _named_px(folder: Path) -> int:
-    """The trained square's side out of a name such as Lumina-mGPT-7B-768-Omni; 512, Chameleon's, where there is none.
-
-    >>> _named_px(Path("Lumina-mGPT-7B-1024")), _named_px(Path("models/7b"))
-    (1024, 512)
-    """
-    found = re.search(r"[-_](512|768|1024)(?!\d)", absolute(folder).name)
-    return int(found[1]) if found else 512
-
-
-def _check(config: ModelConfig, vocab: Any, preset: str | None, folder: Path) -> None:
-    """ValueError where the parts do not belong together, or are not of the asked size."""
-    if preset is not None:
-        wanted, got = (
-            _sizes(pick(PRESETS, preset, "preset").transformer),
-            _sizes(config.transformer),
-        )
-        odd = [name for name in wanted if wanted[name] != got[name]]
-        if odd:
-            raise ValueError(
-                f"{folder}: {odd[0]} is {got[odd[0]]}, preset {preset} has {wanted[odd[0]]}: not the weights asked for"
-            )
-    if vocab.num_codes != config.vqgan.num_codes or vocab.size > config.transformer.vocab_size:
-        raise ValueError(
-            f"{folder}: {config.transformer.vocab_size} ids, a tokenizer of {vocab.size} ids with {vocab.num_codes} "
-            f"image codes, a VQGAN of {config.vqgan.num_codes}: these do not belong together"
-        )
-
-
-def _sizes(config: TransformerConfig) -> dict[str, Any]:
-    names = (
-        "num_layers",
-        "width",
-        "num_heads",
-        "num_kv_heads",
-        "head_size",
-        "mlp_width",
-        "vocab_size",
-    )
-    return {name: getattr(config, name) for name in (*names, "norm_placement", "qk_norm_shards")}

@@ -41,6 +41,10 @@ def write_checkpoint(
     other unfinished work or cannot be written, ValueError where the source turns out to be damaged.
     """
     options = options or CheckpointOptions()
+    if options.zero_code_logits and (HEAD not in weights.leaves or weights.tokenizer is None):
+        raise ValueError(
+            "--zero-code-logits wants a transformer and its tokenizer; the source lacks one"
+        )
     weights = _changed(weights, options)
     source = {
         "from": weights.layout,
@@ -48,7 +52,12 @@ def write_checkpoint(
         "options": [options.dtype, options.zero_code_logits],
         "model": config_to_dict(weights.config),
     }
-    writer = ModelWriter(path, source)
+    with ModelWriter(path, source) as writer:
+        return _write_left(weights, writer)
+
+
+def _write_left(weights: Weights, writer: ModelWriter) -> Path:
+    """Write what the writer has not yet, with a progress bar, and finish."""
     left = {name: leaf for name, leaf in weights.leaves.items() if name not in writer.digests}
     done = weights.nbytes - sum(leaf.nbytes for leaf in left.values())
     with (

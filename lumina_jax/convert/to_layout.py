@@ -23,10 +23,11 @@ from lumina_jax.model_writer import unfinished_folder
 from lumina_jax.paths import absolute, check_writable, copy_folder, is_remote
 from lumina_jax.unirep.text import ReleasedTokenizer
 
+MARK = "unfinished_export"  # a file in a folder that we are writing and may remove
 TARGETS: Mapping[str, str] = {
     "meta": "Meta's code, and ours",
     "lumina": "Lumina-mGPT's code, and ours",
-    "transformers": "transformers and what builds on it (vLLM), and ours",
+    "transformers": "transformers and what reads its files, and ours",
 }
 
 
@@ -40,7 +41,7 @@ def write_layout(weights: Weights, path: str | Path, target: str) -> tuple[Path,
     path = absolute(path)
     if is_remote(path):
         check_writable(path)
-    if path.exists():
+    if (path / NOTES_NAME if is_remote(path) else path).exists():
         raise ValueError(f"{path} exists: name another destination, or remove it first")
     tokenizer = weights.tokenizer
     if not isinstance(tokenizer, ReleasedTokenizer):
@@ -48,16 +49,19 @@ def write_layout(weights: Weights, path: str | Path, target: str) -> tuple[Path,
             f"a {type(tokenizer).__name__}: released layouts hold a tokenizer of the tokenizers library only "
             "(text_tokenizer.json)"
         )
+    for part in ("transformer", "vqgan"):
+        if not weights.part(part):
+            raise ValueError(f"the source has no {part}: released layouts hold both parts")
     entries = vqgan.stored_entries(weights.config.vqgan, weights.part("vqgan"))
     folder = unfinished_folder(path)
+    if folder.exists() and not (folder / MARK).exists():
+        raise ValueError(
+            f"{folder} is there and is no unfinished export: remove it, or name another destination"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        folder.mkdir(parents=True)
-        with tqdm(total=weights.nbytes, unit="B", unit_scale=True, desc=f"writing {target}") as bar:
-            writer = _Writer(weights, tokenizer, folder, bar)
-            left_out = writer.meta(entries) if target == "meta" else writer.hf(target, entries)
-        notes = {"model": config_to_dict(weights.config), "extra": dict(weights.notes)}
-        _write_json(folder / NOTES_NAME, notes)
+        left_out = _write(weights, tokenizer, folder, target, entries)
+        (folder / MARK).unlink()
         if is_remote(path):
             copy_folder(folder, path, last=NOTES_NAME)
             shutil.rmtree(folder)
@@ -65,10 +69,35 @@ def write_layout(weights: Weights, path: str | Path, target: str) -> tuple[Path,
             os.replace(folder, path)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise ValueError(
-            f"{path}: writing failed ({error.strerror or error}); nothing is left of it"
-        ) from error
+        there = "; what was copied before lacks its " + NOTES_NAME if is_remote(path) else ""
+        raise ValueError(f"{path}: writing failed ({error.strerror or error}){there}") from error
+    except ValueError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return path, left_out
+
+
+def _write(
+    weights: Weights,
+    tokenizer: ReleasedTokenizer,
+    folder: Path,
+    target: str,
+    vq_entries: Mapping[str, Entry],
+) -> list[str]:
+    """Write everything into `folder`. Returns what the layout could not hold."""
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+    with tqdm(total=weights.nbytes, unit="B", unit_scale=True, desc=f"writing {target}") as bar:
+        writer = _Writer(weights, tokenizer, folder, bar)
+        left_out = writer.meta(vq_entries) if target == "meta" else writer.hf(target, vq_entries)
+    notes = {"model": config_to_dict(weights.config), "extra": dict(weights.notes)}
+    _write_json(folder / NOTES_NAME, notes)
+    if target == "transformers" and weights.config.image_layout == "uni_rep":
+        left_out.append(
+            "the image layout: transformers' processor writes 1,024 codes an image, without size and line-end tokens; "
+            "only our own notes say that this model wants them"
+        )
+    return left_out
 
 
 class _Writer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from lumina_jax.model.weights import layer_name
 
 FLOATS = ("bfloat16", "float16", "float32")
 # Copies of a replicated vector in the shards of one model are equal, or have drifted apart by a rounding or two.
-MAX_DRIFT = 0.05  # of the largest element
+MAX_DRIFT = 2 * 2**-8  # of each element: two steps of bfloat16
 
 
 class Entry(NamedTuple):
@@ -98,6 +99,12 @@ def check_replicas(
     Raises ValueError where they are so different that the shards are of different models.
     """
     drifted = []
+    queries = [shard[LAYER[("q",)].meta_key.format(i=0)].read() for shard in shards]
+    for first, second in combinations(range(len(shards)), 2):
+        if np.array_equal(queries[first].view(np.uint8), queries[second].view(np.uint8)):
+            raise ValueError(
+                f"shards {first} and {second} hold the same weights: one file is there twice; fetch the missing one"
+            )
     for _, i, rule in rules(config):
         if rule.join != "mean" or len(shards) == 1:
             continue
@@ -105,7 +112,8 @@ def check_replicas(
             np.asarray(shard[rule.meta_key.format(i=i)].read(), np.float32) for shard in shards
         ]
         drift = max(float(np.abs(copy - copies[0]).max()) for copy in copies)
-        if drift > MAX_DRIFT * float(np.abs(copies[0]).max()):
+        bound = MAX_DRIFT * np.abs(copies[0])
+        if any((np.abs(copy - copies[0]) > bound).any() for copy in copies):
             key = rule.meta_key.format(i=i)
             raise ValueError(
                 f"{shards[0][key].where} and its neighbours are shards of different models: {key} differs by {drift:g} "

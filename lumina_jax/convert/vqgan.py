@@ -13,7 +13,7 @@ import numpy as np
 from lumina_jax.config import VQGANConfig
 from lumina_jax.convert.stored_tensor import StoredTensor
 from lumina_jax.convert.tables import IGNORED
-from lumina_jax.convert.transformer import Entry
+from lumina_jax.convert.transformer import FLOATS, Entry
 from lumina_jax.convert.weights import Leaf, named
 from lumina_jax.vqgan.codec import abstract_vqgan
 
@@ -71,10 +71,10 @@ def release_key(name: str) -> str:
 def _leaf(tensor: StoredTensor, shape: tuple[int, ...]) -> Leaf:
     axes = KERNEL_AXES if len(tensor.shape) == 4 else tuple(range(len(tensor.shape)))
     turned = tuple(tensor.shape[axis] for axis in axes)
-    if turned != shape or tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
+    if turned != shape or tensor.dtype.name not in FLOATS:
         raise ValueError(
-            f"{tensor.where}: {tensor.name} has shape {turned} in our order and dtype {tensor.dtype.name}, its "
-            f"description asks for {shape} of floats"
+            f"{tensor.where}: {tensor.name} has shape {turned} in our order and dtype {tensor.dtype.name}, want "
+            f"{shape} as its description says, and one of {', '.join(FLOATS)}"
         )
     return Leaf(shape, tensor.dtype, lambda: np.ascontiguousarray(tensor.read().transpose(axes)))
 

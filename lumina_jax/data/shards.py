@@ -59,6 +59,13 @@ def write_shard(file: Path, records: Iterable[bytes]) -> None:
     os.replace(temporary, file)
 
 
+def _link(file: Path, target: Path) -> None:
+    """The same file under another name; another process may be doing it too."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.writing")
+    os.link(file, temporary)
+    os.replace(temporary, target)
+
+
 def finish(folder: Path, num_records: int, notes: dict[str, Any]) -> None:
     """Mark `folder` as complete."""
     temporary = folder / f"{INDEX}.{os.getpid()}.writing"
@@ -92,7 +99,7 @@ def folder_to_fill(data_dir: str | Path, name: str) -> Path:
         make_folder(folder)
         for file in local_files(home):
             if file.name != INDEX:
-                os.replace(file, folder / file.name)
+                _link(file, folder / file.name)
         write_bytes(folder / INDEX, (home / INDEX).read_bytes())
     return folder
 

@@ -19,6 +19,7 @@ from lumina_jax.paths import absolute, check_bucket, is_remote, make_folder, rem
 
 COMMITTED = "commit_success.txt"  # Orbax writes it last into a checkpoint in a bucket
 FOLDER = "checkpoints"
+DIGESTS = "digests-2"  # the number changes with what a digest is
 
 
 class TrainCheckpoints:
@@ -44,7 +45,7 @@ class TrainCheckpoints:
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
         """Write `state` in the background; it may be donated as soon as this returns."""
         flat = flatten(state)
-        notes = {"meta": dict(meta), "digests": self._digest_of(flat)}
+        notes = {"meta": dict(meta), DIGESTS: self._digest_of(flat)}
         with storage():
             self._orbax.save_checkpointables_async(step, {"state": flat}, custom_metadata=notes)
 
@@ -96,7 +97,12 @@ class TrainCheckpoints:
                 notes = self._orbax.checkpointables_metadata(step).custom_metadata or {}
         except Exception as error:  # Orbax raises half a dozen unrelated types for a damaged folder
             raise CheckpointError(f"{where}: unreadable ({short(error)})") from error
-        expected = notes.get("digests", {})
+        if DIGESTS not in notes:
+            raise ValueError(
+                f"{where}: written by another version, whose digests this one cannot check: go on with that one, "
+                "or start in another workdir"
+            )
+        expected = notes[DIGESTS]
         for name, value in self._digest_of(flat).items():
             if value != expected.get(name):
                 raise CheckpointError(f"{where}: {name} is damaged (its digest differs)")

@@ -1,6 +1,7 @@
 """The command: what it finds, what it writes, that it goes on after a kill, and what it refuses in one line."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lumina_jax import Lumina, model_writer
 from lumina_jax.checkpoint import digest, load_model
 from lumina_jax.convert import to_checkpoint
 from lumina_jax.convert.layouts import open_weights
+from lumina_jax.convert.model_config import SourceOptions
 from lumina_jax.convert.weights import open_checkpoint
 
 LAYOUTS = {"meta": "Meta's layout", "hf": "Lumina-mGPT's layout"}
@@ -173,6 +175,72 @@ def test_names_tell_the_trained_size(release, tmp_path):
     folder.rename(named)
     config = open_weights(named).config
     assert config.target_px == 1024 and config.max_tokens >= 4228
+
+
+def test_names_tell_chameleons_and_the_hubs_cache(release):
+    """Files of Lumina-mGPT's layout that never saw size tokens; a snapshot of the hub's cache."""
+    folder = release("hf")
+    base = folder.rename(folder.with_name("Chameleon_7B_mGPT"))
+    assert open_weights(base).config.image_layout == "chameleon"
+    snapshot = folder.with_name("models--Alpha-VLLM--Lumina-mGPT-7B-768") / "snapshots" / "0a1b"
+    snapshot.parent.mkdir(parents=True)
+    base.rename(snapshot)
+    config = open_weights(
+        snapshot,
+        SourceOptions(
+            tokenizer=str(folder.parent / "tokenizer/text_tokenizer.json"),
+            vqgan=str(folder.parent / "tokenizer"),
+        ),
+    ).config
+    assert (config.image_layout, config.target_px) == ("uni_rep", 768)
+
+
+def test_inspect_and_verify_do_without_tokenizer_and_vqgan(release, convert, tmp_path):
+    """A release as it is downloaded."""
+    folder = release("hf")
+    convert(folder, tmp_path / "model")
+    (folder.parent / "tokenizer").rename(folder.parent / "elsewhere")
+    assert "none found" in convert("inspect", folder)
+    assert "the same weights: transformer, " in convert("verify", folder, tmp_path / "model")
+
+
+def test_source_may_be_the_folder_one_stands_in(release, convert, tmp_path, monkeypatch):
+    monkeypatch.chdir(release("meta"))
+    assert "tokenizer/text_tokenizer.json" in convert(".", tmp_path / "model")
+
+
+@pytest.mark.parametrize("moment", ["begun", "published"])
+def test_kill_at_either_end_can_be_repeated(release, convert, tmp_path, monkeypatch, moment):
+    """Before anything is noted, and when the folder has its name but not yet lost its note."""
+    source, unfinished = release("meta"), tmp_path / "model.unfinished"
+    if moment == "begun":
+        unfinished.mkdir()
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(model_writer, "publish", lambda *a: 1 / 0)
+            with pytest.raises(ValueError, match="writing failed"):
+                convert(source, tmp_path / "model")
+        assert (unfinished / "config.json").exists()
+    convert(source, tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "config.json",
+        "params",
+        "text_tokenizer.json",
+    ]
+
+
+def test_other_companions_are_another_source(release, convert, tmp_path, monkeypatch):
+    """A VQGAN exchanged between a kill and its resumption would be mixed with the one before."""
+    source = release("meta")
+    with monkeypatch.context() as patch:
+        patch.setattr(model_writer.ModelWriter, "finish", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(source, tmp_path / "model")
+    vqgan = source.parent / "tokenizer" / "vqgan.ckpt"
+    vqgan.write_bytes(bytes(vqgan.read_bytes()))
+    os.utime(vqgan, (1, 1))
+    with pytest.raises(ValueError, match="something else"):
+        convert(source, tmp_path / "model")
 
 
 def test_release_root_stands_for_its_only_model(release):

@@ -1,5 +1,6 @@
 """What cannot be converted is refused in one line with exit code 2, and leaves nothing that looks like a checkpoint."""
 
+import json
 import os
 import pickle
 import shutil
@@ -67,7 +68,16 @@ def test_truncated_safetensors_are_refused(release, refused):
 
 def test_missing_shard_is_refused(meta, refused):
     (meta / "consolidated.03.pth").unlink()
-    assert "has 3 consolidated*.pth files, its parameters say 4" in refused(meta)
+    line = refused(meta)
+    assert "has 3 consolidated*.pth files, its parameters say 4: consolidated.03.pth" in line
+
+
+def test_shard_that_is_there_twice_is_refused(meta, refused):
+    """Under a name of a browser's, and under the name of the missing one."""
+    shutil.copy(meta / "consolidated.00.pth", meta / "consolidated.00 (1).pth")
+    assert "consolidated.00 (1).pth is missing or too much" in refused(meta)
+    (meta / "consolidated.00 (1).pth").replace(meta / "consolidated.01.pth")
+    assert "shards 0 and 1 hold the same weights" in refused(meta)
 
 
 def test_shards_of_two_models_are_refused(meta, refused):
@@ -77,7 +87,7 @@ def test_shards_of_two_models_are_refused(meta, refused):
 
     path = meta / "consolidated.02.pth"
     stored = {key: tensor.read().copy() for key, tensor in open_tensors(path).items()}
-    stored["layers.1.ffn_norm.weight"] *= 2
+    stored["layers.1.ffn_norm.weight"] *= 1.03  # as a fine-tuned model's
     write_pth(path, {k: (v.shape, v.dtype) for k, v in stored.items()}, stored.__getitem__)
     assert "shards of different models: layers.1.ffn_norm.weight" in refused(meta)
 
@@ -127,6 +137,8 @@ def test_existing_destination_is_refused_and_kept(meta, refused, tmp_path):
         (lambda root: (root / "tokenizer/vqgan.yaml").unlink(), "vqgan.yaml is missing"),
         (lambda root: (root / "meta/params.json").write_text("{"), "params.json is not JSON"),
         (lambda root: (root / "meta/params.json").write_text("{}"), "the field 'dim' is missing"),
+        (lambda root: (root / "meta/params.json").write_text('{"model": []}'), "not a Chameleon"),
+        (lambda root: (root / "meta/lumina_jax.json").write_text('{"model": {"a": 1}}'), "notes"),
         (lambda root: shutil.rmtree(root / "meta"), "no such folder"),
         (lambda root: (root / "meta/params.json").unlink(), "neither params.json"),
     ],
@@ -134,6 +146,43 @@ def test_existing_destination_is_refused_and_kept(meta, refused, tmp_path):
 def test_what_is_missing_is_named(meta, refused, break_it, message):
     break_it(meta.parent)
     assert message in refused(meta)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rope_scaling", {"type": "linear", "factor": 8}, "type is 'linear'"),
+        ("rope_parameters", {"rope_type": "yarn"}, "rope_type is 'yarn'"),
+        ("hidden_act", "gelu", "hidden_act is 'gelu'"),
+        ("head_dim", 9, "head_dim is 9"),
+        ("num_hidden_layers", "2", "want a whole number"),
+        ("tie_word_embeddings", True, "tie_word_embeddings is True"),
+    ],
+)
+def test_config_of_another_architecture_is_refused(release, refused, field, value, message):
+    folder = release("hf")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, field: value}))
+    assert message in refused(folder)
+
+
+def test_options_of_a_release_are_refused_for_a_checkpoint(tiny_34b_checkpoint, refused):
+    """It has its own tokenizer and VQGAN; its size and layout are checked."""
+    assert "preset 34b has 48" in refused(tiny_34b_checkpoint, "--preset", "34b")
+    assert "its own vqgan" in refused(tiny_34b_checkpoint, "--vqgan", "vqgan.ckpt")
+    assert "unknown image layout 'x'" in refused(tiny_34b_checkpoint, "--image-layout", "x")
+
+
+def test_what_somebody_else_left_is_not_removed(tiny_34b_checkpoint, refused, tmp_path):
+    """A folder that ends like our unfinished ones; the checkpoint that a killed save set aside."""
+    mine = tmp_path / "model.unfinished" / "mine"
+    mine.parent.mkdir()
+    mine.write_text("kept")
+    assert "is no unfinished export" in refused(tiny_34b_checkpoint, "--to", "meta")
+    assert "something else" in refused(tiny_34b_checkpoint)
+    mine.parent.rename(tmp_path / "model.previous")
+    assert "model.previous exists" in refused(tiny_34b_checkpoint)
+    assert (tmp_path / "model.previous" / "mine").read_text() == "kept"
 
 
 def test_tokenizer_of_another_model_is_refused(meta, refused, small_tokenizer):

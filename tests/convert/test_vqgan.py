@@ -31,7 +31,7 @@ decode_jit = jax.jit(decode, static_argnums=1)
 
 def load(folder):
     """Config and parameters of a folder with vqgan.yaml and vqgan.ckpt."""
-    config, leaves, _ = find_vqgan(folder, folder / "vqgan.ckpt", {})
+    config, leaves, *_ = find_vqgan(folder, folder / "vqgan.ckpt", {})
     return config, nested({name: leaf.read() for name, leaf in leaves.items()})
 
 
@@ -90,7 +90,7 @@ def test_descriptions_round_trip(tmp_path):
 
 
 def test_release_and_tree_round_trip_is_bit_exact(release):
-    config, leaves, _ = find_vqgan(release, release / "vqgan.ckpt", {})
+    config, leaves, *_ = find_vqgan(release, release / "vqgan.ckpt", {})
     stored = open_tensors(release / "vqgan.ckpt")
     ours = stored_entries(config, leaves)
     assert set(ours) == {key for key in stored if not key.startswith("loss.")}

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax.convert.layouts import SourceOptions, open_weights
+from lumina_jax.convert.layouts import open_weights
+from lumina_jax.convert.model_config import SourceOptions
 from lumina_jax.model.chameleon import forward as eager_forward
 from lumina_jax.ops.losses import cross_entropy_and_z, shift_labels
 

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lumina_jax.checkpoint import CheckpointError
+from lumina_jax.train import checkpoints as train_checkpoints
 from lumina_jax.train.checkpoints import TrainCheckpoints, flatten
 from lumina_jax.train.step import State, init_state
 
@@ -155,3 +156,16 @@ def test_flatten_names_leaves_and_leaves_out_what_is_absent():
     names = list(flatten(state_at(0)))
     assert names[0] == "step" and "params.a.01" in names
     assert not any(name.startswith("ema") for name in names)
+
+
+def test_checkpoint_of_another_version_is_named_and_left(tmp_path: Path, monkeypatch):
+    """Its digests cannot be checked: that is no damage."""
+    checkpoints = TrainCheckpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_checkpoints, "DIGESTS", "digests")
+        checkpoints.save(1, state_at(1), {})
+        checkpoints.wait()
+    with pytest.raises(ValueError, match="written by another version"):
+        checkpoints.restore(abstract(state_at(1)))
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+    checkpoints.close()
