@@ -37,7 +37,9 @@ def test_logits_equal_the_originals_through_the_command(
     np.testing.assert_allclose(logits[:, [0, 9, 18, 27, 36]], golden["logits"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("target", ["meta", "lumina", "transformers"])
+@pytest.mark.parametrize(
+    "target", ["meta", pytest.param("lumina", marks=pytest.mark.slow), "transformers"]
+)
 def test_back_and_forth_is_the_same_bits(tiny_34b_checkpoint, convert, tmp_path, target):
     """Checkpoint -> layout -> checkpoint: every array the layout can hold, and the config."""
     said = convert(tiny_34b_checkpoint, tmp_path / target, "--to", target)

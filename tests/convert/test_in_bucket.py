@@ -36,6 +36,7 @@ def test_from_a_bucket_equals_from_a_disk(
         assert digest(tmp_path / "model", part) == digest(tiny_34b_checkpoint, part)
 
 
+@pytest.mark.slow
 def test_into_a_bucket_and_back(tiny_34b_checkpoint, fake_gcs, convert, tmp_path):
     """Checkpoint -> Lumina-mGPT's layout in a bucket -> a checkpoint in a bucket -> verified."""
     lumina, model = f"{fake_gcs.url}/lumina", f"{fake_gcs.url}/models/again"

@@ -195,6 +195,7 @@ def test_model_that_a_layout_cannot_hold_is_refused(refused):
     assert "unknown target 'onnx'" in refused(Path("scenes"), "--to", "onnx")
 
 
+@pytest.mark.slow
 def test_flipped_bytes_of_a_converted_checkpoint_never_load(tiny_34b_checkpoint, tmp_path):
     """In every data file in turn: an error, or the same bits where the byte belongs to no array."""
     whole = {
