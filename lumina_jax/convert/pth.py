@@ -146,7 +146,7 @@ def _state_dict(root: Any, name: str) -> dict[str, Any]:
     if not isinstance(root, dict):
         kind = str(root.function) if isinstance(root, Call) else type(root).__name__
         raise ValueError(f"{name} holds a {kind[:100]!r}: want a dictionary of tensors")
-    holders = dict(_holders(root, (), MAX_DEPTH))
+    holders = dict(_holders(root))
     if ("state_dict",) in holders:
         return holders[("state_dict",)]
     if not holders:
@@ -160,16 +160,24 @@ def _state_dict(root: Any, name: str) -> dict[str, Any]:
     return next(iter(holders.values()))
 
 
-def _holders(
-    tree: dict, path: tuple[str, ...], depth: int
-) -> Iterator[tuple[tuple[str, ...], dict]]:
-    """The dictionaries that hold tensors under text keys, with their way from the root."""
-    named = {key: value for key, value in tree.items() if isinstance(key, str)}
-    if any(map(_is_tensor, named.values())):
-        yield path, named
-    for key, value in named.items() if depth else ():
-        if isinstance(value, dict):
-            yield from _holders(value, (*path, key), depth - 1)
+def _holders(root: dict) -> Iterator[tuple[tuple[str, ...], dict]]:
+    """The dictionaries that hold tensors under text keys, with their way from the root.
+
+    Each is visited once, by its shortest way: what many dictionaries share would be walked many times.
+    """
+    seen, level = {id(root)}, [((), root)]
+    for _ in range(MAX_DEPTH + 1):
+        below = []
+        for path, tree in level:
+            named = {key: value for key, value in tree.items() if isinstance(key, str)}
+            if any(map(_is_tensor, named.values())):
+                yield path, named
+            # "state_dict" first: if it has another name too, it goes by this one
+            for key, value in sorted(named.items(), key=lambda item: item[0] != "state_dict"):
+                if isinstance(value, dict) and id(value) not in seen:
+                    seen.add(id(value))
+                    below.append(((*path, key), value))
+        level = below
 
 
 def _stored(key: str, call: Call, archive: ZipMembers, folder: str) -> StoredTensor:

@@ -127,23 +127,33 @@ def byte_edits(draw, alphabet: bytes = bytes(range(256))) -> Edit:
 
 @st.composite
 def grafts(draw) -> Edit:
-    """Puts a shared, deep or called value where a value ends: at None, False, a tuple, a storage or a call."""
+    """Puts a shared, deep or called value in the place of a tensor, None, False, a tuple or a storage."""
     at, value = draw(place), draw(st.sampled_from(SHAPES))
-    before = draw(st.sampled_from([b"", b"0"]))  # beside the value there, or in its stead
+    last = draw(st.sampled_from(list(b"RRRN\x89tQ)")))  # the opcode that makes what is replaced
 
     def edit(content: bytes) -> bytes:
-        ends = [i + 1 for i, byte in enumerate(content) if byte in b"N\x89tQR)"] or [0]
+        ends = [i + 1 for i, byte in enumerate(content) if byte == last] or [0]
         i = ends[at % len(ends)]
-        return content[:i] + before + value + content[i:]
+        return content[:i] + b"0" + value + content[i:]
 
     return edit
+
+
+@st.composite
+def grafted(draw) -> bytes:
+    """A .pth that is whole but for one or two values of its pickle."""
+    parts = members(PTH)
+    name = next(iter(parts))
+    for edit in draw(st.lists(grafts(), min_size=1, max_size=2)):
+        parts[name] = edit(parts[name])
+    return zipped(list(parts.items()))
 
 
 @st.composite
 def archives(draw) -> bytes:
     """A .pth of well-formed zip whose pickle, storages or members were changed."""
     parts = list(members(draw(st.sampled_from([PTH, STREAMED_PTH]))).items())
-    for edit in draw(st.lists(byte_edits(OPCODES) | byte_edits() | grafts(), max_size=3)):
+    for edit in draw(st.lists(byte_edits(OPCODES) | byte_edits(), max_size=3)):
         parts[0] = (parts[0][0], edit(parts[0][1]))
     index, (name, content) = draw(st.sampled_from(list(enumerate(parts))))
     change = draw(st.sampled_from(["nothing", "nothing", "drop", "double", "rename", "edit"]))
@@ -241,6 +251,7 @@ def check_library_agrees(content: bytes, folder: Path) -> bool:
 KINDS = {
     "bytes of a .pth": (damaged(PTH, STREAMED_PTH), check_unchanged),
     "pickle and members of a .pth": (archives(), check_bounded),
+    "values of a .pth": (grafted(), check_bounded),
     "bytes of a .safetensors": (damaged(SAFETENSORS), check_library_agrees),
     "header of a .safetensors": (headers(), check_library_agrees),
 }

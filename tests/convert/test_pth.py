@@ -202,6 +202,18 @@ def test_read_pth_names_the_dictionaries_that_it_cannot_choose_from(tmp_path):
         read_pth(path)
 
 
+def test_read_pth_walks_shared_dictionaries_once(tmp_path):
+    """Twenty names for a dictionary of two hundred names for one of two thousand: 8 million steps."""
+    inner = dict.fromkeys(map(str, range(2000)), 0)
+    middle = dict.fromkeys(map(str, range(200)), inner)
+    root = dict.fromkeys(map(str, range(20)), middle)
+    path = write_pth(tmp_path / "a.pth", pickle.dumps(root, protocol=2), {})
+    start = time.process_time()
+    with pytest.raises(ValueError, match="holds no tensors"):
+        read_pth(path)
+    assert time.process_time() - start < 0.5
+
+
 def test_read_pth_refuses_a_whole_module(tmp_path):
     """As torch.save(model) writes it."""
     root = b"\x80\x02ctorch.nn.modules.linear\nLinear\n)\x81}b."
