@@ -203,15 +203,15 @@ def test_read_pth_names_the_dictionaries_that_it_cannot_choose_from(tmp_path):
 
 
 def test_read_pth_walks_shared_dictionaries_once(tmp_path):
-    """Twenty names for a dictionary of two hundred names for one of two thousand: 8 million steps."""
+    """Two hundred names for a dictionary of two hundred names for one of two thousand: 80 million steps."""
     inner = dict.fromkeys(map(str, range(2000)), 0)
     middle = dict.fromkeys(map(str, range(200)), inner)
-    root = dict.fromkeys(map(str, range(20)), middle)
+    root = dict.fromkeys(map(str, range(200)), middle)
     path = write_pth(tmp_path / "a.pth", pickle.dumps(root, protocol=2), {})
     start = time.process_time()
     with pytest.raises(ValueError, match="holds no tensors"):
         read_pth(path)
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 5
 
 
 def test_read_pth_refuses_a_whole_module(tmp_path):
@@ -242,7 +242,7 @@ def test_read_pth_does_not_print_what_the_file_can_multiply(tmp_path, root):
     start = time.process_time()
     with pytest.raises(ValueError, match=r"a call of a Call|the dtype 'tuple'"):
         read_pth(path)
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
