@@ -161,6 +161,7 @@ def test_batch_that_does_not_divide_is_one_clear_error(tiny_run, tmp_path: Path)
         train(tiny_run(stages=(stage,)), tmp_path)
 
 
+@pytest.mark.slow
 def test_vqgan_interrupted_equals_uninterrupted(tiny_vqgan_run, finished, tmp_path: Path):
     whole = finished(tiny_vqgan_run)
     with pytest.raises(Crash):
