@@ -199,9 +199,17 @@ def digest(path: str | Path, part: str | None = None) -> str:
         config, _ = read_config(folder)
         content = [digests, config_to_dict(config), _read_json(folder).get("tokenizer")]
     else:
-        content = [{n: value for n, value in digests.items() if n.startswith(f"{part}/")}]
-        if not content[0]:
-            return NO_PART
+        return digest_of_part(digests, part)
+    return _short_hash(content)
+
+
+def digest_of_part(digests: Mapping[str, str], part: str) -> str:
+    """12 hex digits that name the weights under `part`, of which `digests` holds one a leaf; NO_PART without any."""
+    found = {name: value for name, value in digests.items() if name.startswith(f"{part}/")}
+    return _short_hash([found]) if found else NO_PART
+
+
+def _short_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,5 @@
 """What a folder of weights is, and whether two hold the same model, whatever their layouts."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from lumina_jax.checkpoint import digest_of_part
 from lumina_jax.checksums import digest_of
 from lumina_jax.convert.model_config import preset_name
 from lumina_jax.convert.weights import Leaf, Weights
@@ -99,12 +98,6 @@ def read_digests(weights: Weights, leaves: Mapping[str, Leaf]) -> dict[str, str]
             digests[name] = digest_of(leaf.read())
             bar.update(leaf.nbytes)
     return digests
-
-
-def digest_of_part(digests: Mapping[str, str], part: str) -> str:
-    """12 hex digits that name the weights of a part, as `checkpoint.digest` names them."""
-    content = [{name: value for name, value in digests.items() if name.startswith(f"{part}/")}]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _difference(first: Leaf, second: Leaf) -> str | None:

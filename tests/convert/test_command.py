@@ -112,13 +112,19 @@ def test_killed_conversion_goes_on_where_it_was(release, convert, tmp_path, monk
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_unfinished_work_of_another_source_is_refused(release, convert, tmp_path, monkeypatch):
-    """Options count as well."""
+@pytest.fixture
+def source(release, convert, tmp_path, monkeypatch) -> Path:
+    """Meta's release, whose conversion to `tmp_path / "model"` died before the end."""
     source = release("meta")
     with monkeypatch.context() as patch:
         patch.setattr(model_writer.ModelWriter, "finish", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             convert(source, tmp_path / "model")
+    return source
+
+
+def test_unfinished_work_of_another_source_is_refused(source, convert, tmp_path):
+    """Options count as well."""
     with pytest.raises(ValueError, match="unfinished conversion of something else"):
         convert(source, tmp_path / "model", "--zero-code-logits")
     convert(source, tmp_path / "model")
@@ -231,13 +237,8 @@ def test_kill_at_either_end_can_be_repeated(release, convert, tmp_path, monkeypa
     ]
 
 
-def test_other_companions_are_another_source(release, convert, tmp_path, monkeypatch):
+def test_other_companions_are_another_source(source, convert, tmp_path):
     """A VQGAN exchanged between a kill and its resumption would be mixed with the one before."""
-    source = release("meta")
-    with monkeypatch.context() as patch:
-        patch.setattr(model_writer.ModelWriter, "finish", lambda *a: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            convert(source, tmp_path / "model")
     vqgan = source.parent / "tokenizer" / "vqgan.ckpt"
     vqgan.write_bytes(bytes(vqgan.read_bytes()))
     os.utime(vqgan, (1, 1))

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from lumina_jax.convert.tensor_files import open_tensors
 from lumina_jax.convert.write_tensors import write_pth, write_safetensors
+from tests.convert.pipe import Pipe
 
 EXAMPLES = 80  # of each kind in `make test`
 BATCH = 200  # between looks at the clock in `make fuzz`
@@ -43,22 +44,6 @@ ENTRIES = {name: (value.shape, value.dtype) for name, value in VALUES.items()}
 Edit = Callable[[bytes], bytes]
 
 
-class Unseekable(io.BytesIO):
-    """As a pipe: zipfile then writes lengths behind the members, as torch does."""
-
-    def seekable(self) -> bool:
-        """No."""
-        return False
-
-    def seek(self, *_: int) -> int:
-        """Impossible."""
-        raise io.UnsupportedOperation
-
-    def tell(self) -> int:
-        """Impossible."""
-        raise io.UnsupportedOperation
-
-
 def written(write: Callable, **options) -> bytes:
     """The bytes of a file with VALUES."""
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +60,7 @@ def members(content: bytes) -> dict[str, bytes]:
 
 def zipped(parts: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
     """A zip with right checksums, its lengths behind the members."""
-    file = Unseekable()
+    file = Pipe()
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in parts:
             archive.writestr(name, content)

@@ -10,25 +10,10 @@ from lumina_jax.convert import zip_members
 from lumina_jax.convert.byte_source import RemoteSource
 from lumina_jax.convert.stored_tensor import BrokenFile
 from lumina_jax.convert.zip_members import END, END64, ENTRY, LOCAL, LOCATOR64, ZipMembers
+from tests.convert.pipe import Pipe
 
 PARTS = {"m/data.pkl": b"pickle" * 3, "m/data/0": bytes(range(256)) * 40, "m/ü": b""}
 MIB = 2**20
-
-
-class Pipe(io.BytesIO):
-    """Cannot go back, so that lengths are written behind the members, as torch does."""
-
-    def seekable(self) -> bool:
-        """No."""
-        return False
-
-    def seek(self, *_: int) -> int:
-        """Impossible."""
-        raise io.UnsupportedOperation
-
-    def tell(self) -> int:
-        """Impossible."""
-        raise io.UnsupportedOperation
 
 
 def archive(file: io.BytesIO, parts: dict[str, bytes] = PARTS, **options) -> bytearray:
