@@ -12,6 +12,7 @@ from lumina_jax.model.weights import weight
 from lumina_jax.ops.attention import attention
 from lumina_jax.ops.cache import write
 from lumina_jax.ops.norms import head_norm, rms_norm
+from lumina_jax.ops.products import product
 from lumina_jax.ops.rope import Rotation, rotate
 from lumina_jax.sharding import Layout, constrain
 
@@ -59,9 +60,9 @@ class Block(nn.Module):
         self, x: Array, context: Context, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
         config, layout = self.config, self.layout
-        query = jnp.einsum("BSD,DNH->BSNH", x, self._weight("q", "D N H"))
-        key = jnp.einsum("BSD,DKH->BSKH", x, self._weight("k", "D K H"))
-        value = jnp.einsum("BSD,DKH->BSKH", x, self._weight("v", "D K H"))
+        query = product("BSD,DNH->BSNH", x, weight(self, "q", "D N H"))
+        key = product("BSD,DKH->BSKH", x, weight(self, "k", "D K H"))
+        value = product("BSD,DKH->BSKH", x, weight(self, "v", "D K H"))
         query = constrain(query, "B S N H", layout)
         key, value = constrain(key, "B S K H", layout), constrain(value, "B S K H", layout)
         query = rotate(HeadNorm(config, name="q_norm")(query), context.angles)
@@ -72,13 +73,13 @@ class Block(nn.Module):
             value = write(cache.values, value, context.start)
             cache = LayerCache(key, value)
         mixed = attention(query, key, value, start=context.start, segment_ids=context.segment_ids)
-        return jnp.einsum("BSNH,NHD->BSD", mixed, self._weight("o", "N H D")), cache
+        return product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), cache
 
     def _mlp(self, x: Array) -> Array:
-        gate = jnp.einsum("BSD,DF->BSF", x, self._weight("gate", "D F"))
-        up = jnp.einsum("BSD,DF->BSF", x, self._weight("up", "D F"))
+        gate = product("BSD,DF->BSF", x, weight(self, "gate", "D F"))
+        up = product("BSD,DF->BSF", x, weight(self, "up", "D F"))
         inner = constrain(nn.silu(gate) * up, "B S F", self.layout)
-        return jnp.einsum("BSF,FD->BSD", inner, self._weight("down", "F D"))
+        return product("BSF,FD->BSD", inner, weight(self, "down", "F D"))
 
     def _drop(self, x: Array, key: Array | None, branch_index: Array) -> Array:
         rate = self.config.dropout
@@ -86,9 +87,6 @@ class Block(nn.Module):
             return x
         keep = jax.random.bernoulli(jax.random.fold_in(key, branch_index), 1 - rate, x.shape)
         return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
-
-    def _weight(self, name: str, letters: str) -> Array:
-        return weight(self, name, letters).astype(self.config.compute_dtype)
 
 
 class RMSNorm(nn.Module):

@@ -1,12 +1,13 @@
 """How a module declares a weight: a name and one letter an axis."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
-from lumina_jax.dims import Array
+from lumina_jax.ops.products import StoredWeight
 
 EMBEDDING_STD = 0.02  # of both tables, as in Chameleon's configuration (initializer_range)
 
@@ -24,13 +25,15 @@ def letter_sizes(config: TransformerConfig) -> dict[str, int]:
     }
 
 
-def weight(module: nn.Module, name: str, letters: str) -> Array:
+def weight(module: nn.Module, name: str, letters: str) -> Any:
     """The weight `name` of `module` (which has a `config`), one axis a letter, in the parameter dtype.
 
     "D N H" contracts D, "N H D" contracts N and H, "F D" contracts F. The letters stay with the weight and
     decide its sharding. Scales start at one, biases at zero, tables at EMBEDDING_STD, matrices at
-    1/sqrt(inputs).
+    1/sqrt(inputs). A stored form in the place of the array (`ops.products.StoredWeight`) is returned as it is.
     """
+    if isinstance(stored := module.get_variable("params", name), StoredWeight):
+        return stored
     config: TransformerConfig = module.config  # pyright: ignore[reportAttributeAccessIssue]
     names = tuple(letters.split())
     shape = tuple(letter_sizes(config)[letter] for letter in names)

@@ -1,0 +1,23 @@
+"""The product of activations and a weight, whatever form the weight is stored in."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+
+from lumina_jax.dims import Array
+
+
+@runtime_checkable
+class StoredWeight(Protocol):
+    """A weight in a form of its own, such as integers with scales; a pytree, in the place of its array."""
+
+    def product(self, spec: str, x: Array) -> Array:
+        """`jnp.einsum(spec, x, weight)` in the dtype of x."""
+        ...
+
+
+def product(spec: str, x: Array, weight: Any) -> Array:
+    """`jnp.einsum(spec, x, weight)` in the dtype of x."""
+    if isinstance(weight, StoredWeight):
+        return weight.product(spec, x)
+    return jnp.einsum(spec, x, weight.astype(x.dtype))
