@@ -129,6 +129,8 @@ class SampleConfig:
     text_top_k: int = 10
     grammar: Literal["exact", "original"] = "exact"  # exact: the asked size, always decodable
     decoder: str = "sequential"  # a row of sampling.DECODERS
+    window: int = 16  # tokens a pass of the decoders "jacobi" and "coupled"
+    drafts: str = "uniform"  # their first guesses: a row of sampling.drafts.DRAFTS
 
     def __post_init__(self) -> None:
         for name in ("guidance", "image_guidance"):
@@ -140,6 +142,7 @@ class SampleConfig:
         )
         require(self.image_top_k >= 1 and self.text_top_k >= 1, "top-k must be at least 1")
         require(0 < self.image_top_p <= 1, f"image_top_p {self.image_top_p}: want > 0, at most 1")
+        require(1 <= self.window <= 1024, f"window {self.window}: want 1 to 1024 tokens")
         require(
             self.grammar in ("exact", "original"),
             f"grammar {self.grammar!r}: 'exact' or 'original'",

@@ -36,7 +36,8 @@ from lumina_jax.image_files import Picture, open_image
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import abstract_params
 from lumina_jax.paths import join
-from lumina_jax.sampling.generate import Generated, Progress, Request, generate, prepare
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import Generated, Progress, generate, prepare
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.unirep.conversation import conversation_ids, prompt_ids
 from lumina_jax.unirep.image_tokens import fit_image, image_sentence, parse_image
@@ -136,7 +137,7 @@ class Lumina:
         `size`: (width, height) px, multiples of the grid's unit; default: the trained square, the only size of a model
         of Chameleon's layout. What is None comes from `self.settings`. The same prompt, size, seed and settings paint
         the same image, whatever else is in the list.
-        `progress`: a bar on stderr, or a function called with every finished `Row`. Returns GeneratedImage(s).
+        `progress`: a bar on stderr, or a function called with every `DrawnRow`. Returns GeneratedImage(s).
         Raises ValueError of one line before painting.
         """
         named = {"guidance": guidance, "image_guidance": image_guidance, "temperature": temperature}

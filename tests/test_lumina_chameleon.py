@@ -9,7 +9,8 @@ import pytest
 from lumina_jax import Lumina
 from lumina_jax.checkpoint import save_model
 from lumina_jax.config import SampleConfig
-from lumina_jax.sampling.generate import Request, prepare
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import prepare
 from lumina_jax.sampling.grammar import check_room
 from lumina_jax.sampling.original import continue_ids
 from lumina_jax.unirep.conversation import prompt_ids

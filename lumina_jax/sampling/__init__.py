@@ -1,8 +1,17 @@
 """Sampling: prompts in, image sentences out. `generate.generate` is the entrance.
 
-A decoder takes (params, transformer config, (first code id, number of codes), Batch) and yields runs of codes.
+"sequential" draws code by code. "jacobi" draws the same codes in fewer passes, "coupled" codes of the same law in
+fewer still. Every row is a `batch.Decode`.
 """
 
-from lumina_jax.sampling import sequential
+from collections.abc import Mapping
+from functools import partial
 
-DECODERS = {"sequential": sequential.decode}
+from lumina_jax.sampling import jacobi, sequential
+from lumina_jax.sampling.batch import Decode
+
+DECODERS: Mapping[str, Decode] = {
+    "sequential": sequential.decode,
+    "jacobi": partial(jacobi.decode, accept="tied"),
+    "coupled": partial(jacobi.decode, accept="coupled"),
+}

@@ -1,7 +1,6 @@
-"""Requests to image sentences: groups what can share a compiled batch, draws it, returns it in order."""
+"""Requests to image sentences: groups what can share compiled programs, draws it, returns it in order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,10 +10,10 @@ import numpy as np
 from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.dims import pick
 from lumina_jax.sampling import DECODERS, original
-from lumina_jax.sampling.grammar import ImagePlan, check_room, plan_image
+from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, Request, round_up
+from lumina_jax.sampling.grammar import check_room, plan_image
 from lumina_jax.sampling.guidance import stream_contexts
-from lumina_jax.sampling.policy import make_policy
-from lumina_jax.sampling.sequential import SLOT_BUCKET, WINDOW, Batch, padded_length
+from lumina_jax.sampling.sequential import inference_config
 
 if TYPE_CHECKING:
     from lumina_jax.checkpoint import LoadedModel
@@ -22,20 +21,6 @@ if TYPE_CHECKING:
 MAX_SEED = 2**31 - 1
 MAX_BATCH = 32  # requests that share a batch, where the cache leaves room for them
 CACHE_BYTES = 8 * 2**30  # what the keys and values of a batch may take
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One image to draw. The result depends on these fields and the settings only, not on the other requests."""
-
-    prompt_ids: np.ndarray  # [start, text …, separator]
-    width_px: int
-    height_px: int
-    seed: int = 0
-    settings: SampleConfig | None = None  # None: those of the call
-    num_tokens: int | None = (
-        None  # grammar "original" only: exactly this many; None: until the separator
-    )
 
 
 class Generated(NamedTuple):
@@ -49,33 +34,7 @@ class Generated(NamedTuple):
     )  # int32[P, Q]; None where grammar "original" wrote no image that can be read
 
 
-class Row(NamedTuple):
-    """Progress: one row of codes has been drawn for some requests."""
-
-    requests: tuple[int, ...]  # their places in the list given to `generate`
-    row_index: int
-    num_rows: int
-    codes: np.ndarray  # int32[len(requests), Q]
-
-
-Progress = Callable[[Row], object]
-
-
-class Shape(NamedTuple):
-    """The padded sizes that all batches of a call share, so that they share compiled programs."""
-
-    num_slots: int
-    prefill_length: int
-
-
-class Job(NamedTuple):
-    """A request with what is known about it before drawing."""
-
-    index: int
-    request: Request
-    settings: SampleConfig
-    plan: ImagePlan
-    contexts: list[np.ndarray]  # of every stream: prompt and the image's first forced tokens
+Progress = Callable[[DrawnRow], object]
 
 
 def generate(
@@ -85,7 +44,7 @@ def generate(
     progress: Progress | None = None,
     max_batch: int | None = None,
 ) -> list[Generated]:
-    """Draw every request; those with the same image size share batches of up to `max_batch` (None: `batch_limit`).
+    """Draw every request, up to `max_batch` at a time (None: `batch_limit`).
 
     Raises ValueError of one line, before anything is drawn, for a size, prompt or seed that the model cannot take.
     """
@@ -95,17 +54,18 @@ def generate(
     for job in jobs:
         if job.settings.grammar == "original":
             results[job.index] = _draw_original(model, job)
-    if exact:
-        shape = _shared_shape(exact)
-        for _, group in groupby(sorted(exact, key=_group_of), key=_group_of):
-            members = list(group)
-            limit = max_batch or batch_limit(
-                model.config.transformer, shape.num_slots, len(members[0].contexts)
-            )
-            for first in range(0, len(members), limit):
-                part = members[first : first + limit]
-                results.update(_draw_batch(model, part, shape, progress))
+    network = network_of(model)
+    for _, group in groupby(sorted(exact, key=_group_of), key=_group_of):
+        members = list(group)
+        results.update(_draw(network, members, max_batch or _limit(model, members), progress))
     return [results[index] for index in range(len(jobs))]
+
+
+def network_of(model: "LoadedModel") -> Network:
+    """The model's transformer as decoders use it."""
+    vocab = model.tokenizer.vocab
+    codes = (vocab.first_code_id, vocab.num_codes)
+    return Network(model.params["transformer"], inference_config(model.config.transformer), codes)
 
 
 def prepare(
@@ -151,59 +111,39 @@ def _prepare(
 
 
 def _group_of(job: Job) -> tuple:
-    """What the members of one batch have in common."""
+    """What requests that share programs have in common."""
     settings = job.settings
-    return (*job.plan.shape, len(job.contexts), settings.image_top_p < 1, settings.decoder)
+    rule = settings.decoder, settings.window, settings.drafts
+    return (len(job.contexts), settings.image_top_p < 1, *rule)
 
 
-def _shared_shape(jobs: Sequence[Job]) -> Shape:
-    longest = max(len(job.contexts[0]) for job in jobs) - WINDOW
-    prefill_length = padded_length(longest)
+def _limit(model: "LoadedModel", jobs: Sequence[Job]) -> int:
     total = max(len(job.contexts[0]) + len(job.plan.sentence) for job in jobs)
-    num_slots = -(-max(total, prefill_length) // SLOT_BUCKET) * SLOT_BUCKET
-    return Shape(num_slots, prefill_length)
+    num_slots = round_up(total + jobs[0].settings.window, SLOT_BUCKET)
+    return batch_limit(model.config.transformer, num_slots, len(jobs[0].contexts))
 
 
-def _draw_batch(
-    model: "LoadedModel", jobs: Sequence[Job], shape: Shape, progress: Progress | None
+def _draw(
+    network: Network, jobs: Sequence[Job], limit: int, progress: Progress | None
 ) -> dict[int, Generated]:
-    """Draw jobs of one size; the batch is filled up to a power of two with copies of the first."""
-    batch = _make_batch(jobs, shape)
-    vocab, plan, settings = model.tokenizer.vocab, jobs[0].plan, jobs[0].settings
-    decode = pick(DECODERS, settings.decoder, "decoder")
-    codes = (vocab.first_code_id, vocab.num_codes)
-    runs = decode(model.params["transformer"], model.config.transformer, codes, batch)
-    drawn: list[np.ndarray] = []
-    waiting = None
-    for run in runs:
-        # One run late: the next one is already under way while this one travels to the host.
-        if waiting is not None:
-            _collect(waiting, drawn, jobs, progress)
-        waiting = run
-    _collect(waiting, drawn, jobs, progress)
-    images = np.concatenate(drawn, axis=1).reshape(len(jobs), *plan.shape)
+    """Draw requests of one group, telling about every row."""
+    jobs_by_index = {job.index: job for job in jobs}
+    drawn: dict[int, list[np.ndarray]] = {job.index: [] for job in jobs}
+    for row in pick(DECODERS, jobs[0].settings.decoder, "decoder")(network, jobs, limit):
+        for index, codes in zip(row.requests, row.codes, strict=True):
+            drawn[index].append(codes)
+        if progress is not None:
+            progress(row)
     return {
-        job.index: Generated(plan.fill(image + vocab.first_code_id), image)
-        for job, image in zip(jobs, images, strict=True)
+        index: finish(jobs_by_index[index], np.concatenate(rows), network)
+        for index, rows in drawn.items()
     }
 
 
-def _collect(run, drawn: list[np.ndarray], jobs: Sequence[Job], progress: Progress | None) -> None:
-    """Fetch a finished run of codes and tell about it."""
-    runs, row_index = jobs[0].plan.runs, len(drawn)
-    start, stop = runs[row_index]
-    drawn.append(np.asarray(run)[: len(jobs), : stop - start].astype(np.int32))
-    if progress is not None:
-        progress(Row(tuple(job.index for job in jobs), row_index, len(runs), drawn[-1]))
-
-
-def _make_batch(jobs: Sequence[Job], shape: Shape) -> Batch:
-    num_requests = 1 << (len(jobs) - 1).bit_length()
-    filled = [*jobs, *[jobs[0]] * (num_requests - len(jobs))]
-    contexts = [context for job in filled for context in job.contexts]
-    seeds = [job.request.seed for job in filled]
-    policy = make_policy([job.settings for job in filled], seeds)
-    return Batch(contexts, jobs[0].plan, policy, shape.num_slots, shape.prefill_length)
+def finish(job: Job, codes: np.ndarray, network: Network) -> Generated:
+    """A request's codes, top to bottom, as its result."""
+    codes = codes.reshape(job.plan.shape)
+    return Generated(job.plan.fill(codes + network.codes[0]), codes)
 
 
 def _draw_original(model: "LoadedModel", job: Job) -> Generated:

@@ -31,6 +31,11 @@ class ImagePlan:
         """The forced ids before the first code: start, height and width in Uni-Rep."""
         return self.sentence[: self.runs[0][0]]
 
+    @property
+    def stride(self) -> int:
+        """How many tokens lie between a code and the one below it, in sentence places."""
+        return self.runs[1][0] - self.runs[0][0] if len(self.runs) > 1 else self.shape[1]
+
     def fill(self, code_ids: np.ndarray) -> np.ndarray:
         """The whole sentence, int32, with the ids of its codes [P, Q] in the free places."""
         ids = self.sentence.copy()

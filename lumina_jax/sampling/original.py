@@ -17,9 +17,10 @@ from lumina_jax.config import GridConfig, ModelConfig, SampleConfig, Transformer
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import hidden_states, logits_from_hidden
 from lumina_jax.ops.cache import Cache, init_cache, rewind
+from lumina_jax.sampling.batch import SLOT_BUCKET
 from lumina_jax.sampling.guidance import guide
 from lumina_jax.sampling.policy import Policy, draw, make_policy
-from lumina_jax.sampling.sequential import MAX_PADDING, SLOT_BUCKET, inference_config, padded_length
+from lumina_jax.sampling.sequential import MAX_PADDING, inference_config, padded_length
 from lumina_jax.unirep.image_tokens import find_images, parse_image
 from lumina_jax.unirep.vocab import Vocab
 

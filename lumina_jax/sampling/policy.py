@@ -54,12 +54,17 @@ def draw(
     Row b's noise depends on `policy.seed[b]` and `token_index` (the place of the token in its sentence) only,
     so a row draws the same whatever its neighbours, and the same however the loop around it is cut up.
     """
+    noise = gumbel_noise(policy.seed, token_index, logits.shape[-1])
+    return jnp.argmax(log_weights(logits, policy) + noise, axis=-1)
+
+
+@typed
+def log_weights(logits: Float[Array, "B V"], policy: Policy) -> Float[Array, "B V"]:
+    """Logits / temperature of what a token is drawn from, -inf for all that the policy drops."""
     kept = keep_top_k(logits, policy.top_k)
     if policy.top_p is not None:
         kept = keep_top_p(logits, kept, policy.temperature, policy.top_p)
-    noise = gumbel_noise(policy.seed, token_index, logits.shape[-1])
-    scores = logits / policy.temperature[:, None] + noise
-    return jnp.argmax(jnp.where(kept, scores, -jnp.inf), axis=-1)
+    return jnp.where(kept, logits / policy.temperature[:, None], -jnp.inf)
 
 
 @typed

@@ -5,9 +5,10 @@ Tokens that the layout fixes are never drawn and never cost a pass of their own:
 passes. The program depends on the batch, the cache and the model only: sizes and settings are run-time values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +19,11 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.cache import Cache, init_cache, rewind
+from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, round_up
 from lumina_jax.sampling.grammar import ImagePlan
 from lumina_jax.sampling.guidance import guide_rows, to_rows
-from lumina_jax.sampling.policy import Policy, draw
+from lumina_jax.sampling.policy import Policy, draw, make_policy
 
-SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests share a program
 MAX_PADDING = 256  # how much `padded_length` adds at most
 WINDOW = 2  # tokens a run of codes starts from: one not yet in the cache, one fixed by the layout
 
@@ -48,21 +49,38 @@ class Batch:
     prefill_length: int  # contexts without their last WINDOW tokens are padded to this
 
 
-def decode(
-    params: Any, config: TransformerConfig, codes: tuple[int, int], batch: Batch
-) -> Iterator[Array]:
+class Shape(NamedTuple):
+    """The padded sizes that all batches of a call share, so that they share compiled programs."""
+
+    num_slots: int
+    prefill_length: int
+
+
+def decode(network: Network, jobs: Sequence[Job], limit: int) -> Iterator[DrawnRow]:
+    """Draw jobs; those of one image size share batches."""
+    shape = _shared_shape(jobs)
+
+    def size(job: Job) -> tuple[int, int]:
+        return job.plan.shape
+
+    for _, group in groupby(sorted(jobs, key=size), key=size):
+        members = list(group)
+        for first in range(0, len(members), limit):
+            yield from _draw_batch(network, members[first : first + limit], shape)
+
+
+def draw_runs(network: Network, batch: Batch) -> Iterator[Array]:
     """Yield every run of the image, top to bottom: Int[B, >= Q] codes, of which the run's length is valid.
 
-    `codes` = (first id, how many). What is yielded may still be computing: read it one run late.
+    What is yielded may still be computing: read it one run late.
     """
     plan = batch.plan
     longest = max(stop - start for start, stop in plan.runs)
-    config = inference_config(config)
-    program = Program(config, codes, -(-longest // 128) * 128)
-    cache, window = prefill(params, config, batch)
+    program = Program(network.config, network.codes, round_up(longest, 128))
+    cache, window = prefill(network.params, network.config, batch)
     for start, stop in plan.runs:
         place = jnp.array([start, stop - start, plan.line_end_id], jnp.int32)
-        cache, window, drawn = draw_run(params, cache, window, place, batch.policy, program)
+        cache, window, drawn = draw_run(network.params, cache, window, place, batch.policy, program)
         yield drawn
 
 
@@ -121,6 +139,39 @@ def draw_run(
     cache, last, drawn = jax.lax.fori_loop(1, num_codes, step, (cache, last, drawn))
     rows = to_rows(last + first_code_id, policy.num_streams)
     return cache, jnp.stack([rows, jnp.full_like(rows, next_id)], axis=1), drawn
+
+
+def _shared_shape(jobs: Sequence[Job]) -> Shape:
+    longest = max(len(job.contexts[0]) for job in jobs) - WINDOW
+    prefill_length = padded_length(longest)
+    total = max(len(job.contexts[0]) + len(job.plan.sentence) for job in jobs)
+    return Shape(round_up(max(total, prefill_length), SLOT_BUCKET), prefill_length)
+
+
+def _draw_batch(network: Network, jobs: Sequence[Job], shape: Shape) -> Iterator[DrawnRow]:
+    """Draw jobs of one size, filled up to a power of two with copies of the first."""
+    filled = [*jobs, *[jobs[0]] * ((1 << (len(jobs) - 1).bit_length()) - len(jobs))]
+    contexts = [context for job in filled for context in job.contexts]
+    policy = make_policy([job.settings for job in filled], [job.request.seed for job in filled])
+    plan = jobs[0].plan
+    passes = plan.shape[0] * plan.shape[1]
+    indices = tuple(job.index for job in jobs)
+
+    def finished(row_index: int, run: Array) -> DrawnRow:
+        start, stop = plan.runs[row_index]
+        codes = np.asarray(run)[: len(jobs), : stop - start].astype(np.int32)
+        return DrawnRow(
+            indices, row_index, codes, passes if row_index + 1 == len(plan.runs) else None
+        )
+
+    waiting = None
+    for row_index, run in enumerate(draw_runs(network, Batch(contexts, plan, policy, *shape))):
+        # One run late: the next one is already under way while this one travels to the host.
+        if waiting is not None:
+            yield finished(*waiting)
+        waiting = row_index, run
+    assert waiting is not None
+    yield finished(*waiting)
 
 
 @partial(jax.jit, static_argnames=("config", "num_slots"))

@@ -7,8 +7,9 @@ import pytest
 
 from lumina_jax.config import SampleConfig
 from lumina_jax.model.presets import PRESETS
-from lumina_jax.sampling import DECODERS
-from lumina_jax.sampling.generate import Request, batch_limit, generate
+from lumina_jax.sampling import DECODERS, sequential
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import batch_limit, generate
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.grid import crop_sizes
 from lumina_jax.unirep.image_tokens import parse_image
@@ -29,14 +30,14 @@ def request_for(small_lumina):
 
 @pytest.fixture
 def spied_batches(monkeypatch) -> list:
-    """The batches that the sequential decoder was given."""
-    seen, decode = [], DECODERS["sequential"]
+    """The batches that the sequential decoder drew."""
+    seen, draw_runs = [], sequential.draw_runs
 
-    def spy(params, config, codes, batch):
+    def spy(network, batch):
         seen.append(batch)
-        return decode(params, config, codes, batch)
+        return draw_runs(network, batch)
 
-    monkeypatch.setitem(DECODERS, "sequential", spy)
+    monkeypatch.setattr(sequential, "draw_runs", spy)
     return seen
 
 
@@ -103,11 +104,11 @@ def test_requests_share_a_batch_only_with_equal_streams_and_nuclei(
 ) -> None:
     seen = []
 
-    def no_codes(params, config, codes, batch):
+    def no_codes(network, batch):
         seen.append((len(batch.contexts), batch.policy.top_p is None))
         yield from np.zeros((len(batch.plan.runs), len(batch.policy.seed), 128), np.int32)
 
-    monkeypatch.setitem(DECODERS, "sequential", no_codes)
+    monkeypatch.setattr(sequential, "draw_runs", no_codes)
     kinds = [
         replace(SETTINGS, guidance=1.0),
         SETTINGS,
@@ -141,7 +142,10 @@ def test_progress_hands_over_every_row_of_codes(small_lumina, request_for) -> No
     seen = []
     requests = [request_for(text, (32, 48), seed) for seed, text in enumerate(TEXTS)]
     results = generate(small_lumina.loaded, requests, SETTINGS, seen.append)
-    assert [(row.row_index, row.num_rows) for row in seen] == [(i, 6) for i in range(6)]
+    assert [(row.row_index, row.passes) for row in seen] == [
+        *((i, None) for i in range(5)),
+        (5, 24),
+    ]
     assert {row.requests for row in seen} == {(0, 1, 2)}
     painted = np.stack([row.codes for row in seen], axis=1)
     np.testing.assert_array_equal(painted, [result.codes for result in results])

@@ -9,7 +9,8 @@ import pytest
 
 from lumina_jax.checkpoint import LoadedModel, load_model
 from lumina_jax.config import GridConfig, SampleConfig
-from lumina_jax.sampling.generate import Request, generate
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import generate
 from lumina_jax.sampling.original import allowed_range, continue_ids, first_image
 from lumina_jax.unirep.image_tokens import image_sentence
 

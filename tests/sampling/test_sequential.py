@@ -9,7 +9,8 @@ import pytest
 from lumina_jax import Lumina
 from lumina_jax.config import SampleConfig
 from lumina_jax.sampling import sequential
-from lumina_jax.sampling.generate import Request, generate
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import generate
 from lumina_jax.sampling.grammar import plan_image
 from lumina_jax.sampling.policy import draw, make_policy
 from lumina_jax.sampling.sequential import MAX_PADDING, padded_length

@@ -1,0 +1,138 @@
+"""Window decoders over lists of requests: slots that are kept full, and rows of codes as they are decided."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, round_up
+from lumina_jax.sampling.policy import Policy, make_policy
+from lumina_jax.sampling.rules import Accept, Rule
+from lumina_jax.sampling.window import (
+    CHUNK,
+    Arrival,
+    Program,
+    Sentence,
+    admit,
+    advance,
+    empty_state,
+)
+
+SENTENCE_BUCKET = 128  # tables of sentences are multiples of this
+PASSES = 8  # between two looks at what is finished
+
+
+class Sizes(NamedTuple):
+    """The padded sizes of a set of slots; every request that fits shares its programs."""
+
+    num_slots: int  # T, cache slots of a row
+    context_length: int  # C
+    num_tokens: int  # N, of an image sentence and a window beyond it
+
+
+class Slots:
+    """B places for requests with R streams each, and the state of those that are being drawn."""
+
+    def __init__(self, network: Network, rule: Rule, sizes: Sizes, policy: Policy):
+        """Empty slots; `policy` has the shape of theirs, its values are placeholders."""
+        self._network, self._sizes = network, sizes
+        self._program = Program(network.config, network.codes, rule)
+        self._state = empty_state(self._program, policy, sizes.num_slots, sizes.num_tokens)
+        self._jobs: list[Job | None] = [None] * len(policy.seed)
+        self._told = [0] * len(self._jobs)
+        self._waiting: tuple[Sentence, list[Job | None]] | None = None
+
+    @property
+    def free(self) -> list[int]:
+        """Slots that can take a request."""
+        return [slot for slot, job in enumerate(self._jobs) if job is None]
+
+    def put(self, slot: int, job: Job) -> None:
+        """Begin a request in a free slot."""
+        arrival = make_arrival(job, self._sizes)
+        args = self._network.params, self._state, jnp.int32(slot), arrival
+        self._state = admit(*args, self._program)
+        self._jobs[slot], self._told[slot] = job, 0
+
+    def step(self) -> list[DrawnRow]:
+        """PASSES more passes. Returns the rows that the call before had finished; the device works on meanwhile."""
+        passes = jnp.int32(PASSES)
+        self._state, seen = advance(self._network.params, self._state, passes, self._program)
+        waiting, self._waiting = self._waiting, (seen, list(self._jobs))
+        return [] if waiting is None else list(self._rows(*waiting))
+
+    def _rows(self, seen: Sentence, jobs: list[Job | None]) -> Iterator[DrawnRow]:
+        ids, place, passes = (np.asarray(each) for each in (seen.ids, seen.place, seen.passes))
+        for slot, job in enumerate(jobs):
+            if job is None or job is not self._jobs[slot]:
+                continue
+            runs = job.plan.runs
+            while self._told[slot] < len(runs) and runs[self._told[slot]][1] <= place[slot]:
+                row_index = self._told[slot]
+                self._told[slot] += 1
+                done = self._told[slot] == len(runs)
+                codes = ids[slot, slice(*runs[row_index])] - self._network.codes[0]
+                count = int(passes[slot]) if done else None
+                yield DrawnRow((job.index,), row_index, codes[None].astype(np.int32), count)
+                if done:
+                    self._jobs[slot] = None
+
+
+def decode(network: Network, jobs: Sequence[Job], limit: int, accept: Accept) -> Iterator[DrawnRow]:
+    """Draw jobs of any sizes; up to `limit` at a time, and a finished one makes room for the next."""
+    rule = Rule(accept, jobs[0].settings.window, jobs[0].settings.drafts)
+    num_slots = min(limit, 1 << (len(jobs) - 1).bit_length())
+    filled = [jobs[0]] * num_slots
+    policy = make_policy([job.settings for job in filled], [0] * num_slots)
+    slots = Slots(network, rule, sizes_of(jobs, rule), policy)
+    waiting, num_left = deque(jobs), len(jobs)
+    while num_left:
+        for slot in slots.free[: len(waiting)]:
+            slots.put(slot, waiting.popleft())
+        for row in slots.step():
+            num_left -= row.passes is not None
+            yield row
+
+
+def sizes_of(jobs: Sequence[Job], rule: Rule) -> Sizes:
+    """The smallest padded sizes that take all of these jobs."""
+    longest = max(len(context) for job in jobs for context in job.contexts)
+    context_length = round_up(longest, CHUNK)
+    num_tokens = max(len(job.plan.sentence) for job in jobs) + rule.window
+    num_slots = max(longest + num_tokens, context_length)
+    return Sizes(
+        round_up(num_slots, SLOT_BUCKET), context_length, round_up(num_tokens, SENTENCE_BUCKET)
+    )
+
+
+def make_arrival(job: Job, sizes: Sizes) -> Arrival:
+    """A request in the shapes that `admit` takes."""
+    plan, place = job.plan, len(job.plan.lead)
+    contexts = np.zeros((len(job.contexts), sizes.context_length), np.int32)
+    for row, context in zip(contexts, job.contexts, strict=True):
+        row[: len(context)] = context
+    lengths = np.array([len(context) for context in job.contexts], np.int32)
+    table = np.zeros(sizes.num_tokens, np.int32)
+    table[: len(plan.sentence)] = plan.sentence
+    row = make_policy([job.settings], [job.request.seed])
+    number = jnp.int32
+    sentence = Sentence(
+        table=jnp.asarray(table),
+        ids=jnp.asarray(table),
+        place=number(place),
+        known=number(place),
+        stop=number(plan.runs[-1][1]),
+        stride=number(plan.stride),
+        passes=number(0),
+    )
+    policy: Policy = jax.tree.map(lambda leaf: leaf[0], row)
+    return Arrival(
+        jnp.asarray(contexts),
+        jnp.asarray(lengths - 1),
+        jnp.asarray(lengths - place),
+        sentence,
+        policy,
+    )
