@@ -11,6 +11,7 @@ from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.dims import pick
 from lumina_jax.sampling import DECODERS, original
 from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, Request, round_up
+from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.grammar import check_room, plan_image
 from lumina_jax.sampling.guidance import stream_contexts
 from lumina_jax.sampling.sequential import inference_config
@@ -100,6 +101,7 @@ def _prepare(
             f"prompt of {len(request.prompt_ids)} tokens: want at least start and separator"
         )
     pick(DECODERS, settings.decoder, "decoder")
+    pick(DRAFTS, settings.drafts, "draft")
     config, vocab = model.config, model.tokenizer.vocab
     check_room(request.width_px, request.height_px, len(request.prompt_ids), config)
     if settings.grammar == "original":
