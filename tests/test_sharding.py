@@ -33,6 +33,7 @@ MESHES = {
     "data": (("data", -1),),
     "fsdp": (("fsdp", 8),),
     "tensor": (("tensor", 4),),
+    "data_tensor": (("data", 2), ("tensor", 4)),
     "data_fsdp": (("data", 2), ("fsdp", -1)),
     "fsdp_tensor": (("fsdp", -1), ("tensor", 2)),
     "data_fsdp_tensor": (("data", 2), ("fsdp", 2), ("tensor", -1)),

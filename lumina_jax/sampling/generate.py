@@ -15,6 +15,7 @@ from lumina_jax.sampling.grammar import ImagePlan, check_room, plan_image
 from lumina_jax.sampling.guidance import stream_contexts
 from lumina_jax.sampling.policy import make_policy
 from lumina_jax.sampling.sequential import SLOT_BUCKET, WINDOW, Batch, padded_length
+from lumina_jax.sharding import Layout, batch_ways
 
 if TYPE_CHECKING:
     from lumina_jax.checkpoint import LoadedModel
@@ -100,7 +101,7 @@ def generate(
         for _, group in groupby(sorted(exact, key=_group_of), key=_group_of):
             members = list(group)
             limit = max_batch or batch_limit(
-                model.config.transformer, shape.num_slots, len(members[0].contexts)
+                model.config.transformer, shape.num_slots, len(members[0].contexts), model.layout
             )
             for first in range(0, len(members), limit):
                 part = members[first : first + limit]
@@ -115,16 +116,21 @@ def prepare(
     return [_prepare(model, index, request, settings) for index, request in enumerate(requests)]
 
 
-def batch_limit(config: TransformerConfig, num_slots: int, num_streams: int) -> int:
+def batch_limit(
+    config: TransformerConfig, num_slots: int, num_streams: int, layout: Layout | None = None
+) -> int:
     """How many requests have the caches of their streams in CACHE_BYTES: a power of two from 1 to MAX_BATCH.
 
     A 7B model in bfloat16 that paints 768x768 px (2432 slots) takes 2.4 GiB a guided request: 2 of them.
+    Both limits are of one device: a mesh splits a cache over all of them, requests over those of its batch axes.
     """
     token_values = 2 * config.num_layers * config.num_kv_heads * config.head_size
     request_bytes = (
         num_streams * num_slots * token_values * jnp.dtype(config.compute_dtype).itemsize
     )
-    fitting = min(max(1, CACHE_BYTES // request_bytes), MAX_BATCH)
+    num_devices = 1 if layout is None else layout.mesh.size
+    ways = batch_ways(layout)
+    fitting = min(max(ways, num_devices * CACHE_BYTES // request_bytes), MAX_BATCH * ways)
     return 1 << (fitting.bit_length() - 1)
 
 
@@ -167,8 +173,8 @@ def _shared_shape(jobs: Sequence[Job]) -> Shape:
 def _draw_batch(
     model: "LoadedModel", jobs: Sequence[Job], shape: Shape, progress: Progress | None
 ) -> dict[int, Generated]:
-    """Draw jobs of one size; the batch is filled up to a power of two with copies of the first."""
-    batch = _make_batch(jobs, shape)
+    """Draw jobs of one size; copies of the first fill the batch up to a power of two that the mesh can split."""
+    batch = _make_batch(jobs, shape, model.layout)
     vocab, plan, settings = model.tokenizer.vocab, jobs[0].plan, jobs[0].settings
     decode = pick(DECODERS, settings.decoder, "decoder")
     codes = (vocab.first_code_id, vocab.num_codes)
@@ -197,13 +203,14 @@ def _collect(run, drawn: list[np.ndarray], jobs: Sequence[Job], progress: Progre
         progress(Row(tuple(job.index for job in jobs), row_index, len(runs), drawn[-1]))
 
 
-def _make_batch(jobs: Sequence[Job], shape: Shape) -> Batch:
-    num_requests = 1 << (len(jobs) - 1).bit_length()
+def _make_batch(jobs: Sequence[Job], shape: Shape, layout: Layout | None = None) -> Batch:
+    ways = batch_ways(layout)
+    num_requests = -(-(1 << (len(jobs) - 1).bit_length()) // ways) * ways
     filled = [*jobs, *[jobs[0]] * (num_requests - len(jobs))]
     contexts = [context for job in filled for context in job.contexts]
     seeds = [job.request.seed for job in filled]
     policy = make_policy([job.settings for job in filled], seeds)
-    return Batch(contexts, jobs[0].plan, policy, shape.num_slots, shape.prefill_length)
+    return Batch(contexts, jobs[0].plan, policy, shape.num_slots, shape.prefill_length, layout)
 
 
 def _draw_original(model: "LoadedModel", job: Job) -> Generated:

@@ -16,11 +16,13 @@ import numpy as np
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
-from lumina_jax.model.chameleon import forward
-from lumina_jax.ops.cache import Cache, init_cache, rewind
+from lumina_jax.model.chameleon import forward, hidden_states
+from lumina_jax.ops.cache import Cache, rewind
 from lumina_jax.sampling.grammar import ImagePlan
 from lumina_jax.sampling.guidance import guide_rows, to_rows
+from lumina_jax.sampling.placement import sharded_cache, with_code_head
 from lumina_jax.sampling.policy import Policy, draw
+from lumina_jax.sharding import Layout, place_rows
 
 SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests share a program
 MAX_PADDING = 256  # how much `padded_length` adds at most
@@ -31,8 +33,9 @@ class Program(NamedTuple):
     """What a compiled run of codes depends on besides the shapes of its arrays."""
 
     transformer: TransformerConfig
-    codes: tuple[int, int]  # (first id, how many): the slice of the head that is computed
+    codes: tuple[int, int]  # (first id, how many): the rows that the head has left
     max_columns: int  # longest run of codes, with room to spare
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,7 @@ class Batch:
     policy: Policy  # of the B requests
     num_slots: int  # T
     prefill_length: int  # contexts without their last WINDOW tokens are padded to this
+    layout: Layout | None = None  # its batch axes divide the number of requests
 
 
 def decode(
@@ -58,8 +62,9 @@ def decode(
     plan = batch.plan
     longest = max(stop - start for start, stop in plan.runs)
     config = inference_config(config)
-    program = Program(config, codes, -(-longest // 128) * 128)
+    program = Program(config, codes, -(-longest // 128) * 128, batch.layout)
     cache, window = prefill(params, config, batch)
+    params = with_code_head(params, codes, batch.layout)
     for start, stop in plan.runs:
         place = jnp.array([start, stop - start, plan.line_end_id], jnp.int32)
         cache, window, drawn = draw_run(params, cache, window, place, batch.policy, program)
@@ -86,7 +91,7 @@ def prefill(params: Any, config: TransformerConfig, batch: Batch) -> tuple[Cache
     for row, context in zip(padded, contexts, strict=True):
         row[: len(context) - WINDOW] = context[:-WINDOW]
     lengths = np.array([len(context) - WINDOW for context in contexts], np.int32)
-    cache = _fill_cache(params, padded, lengths, config, batch.num_slots)
+    cache = _fill_cache(params, padded, lengths, config, batch.num_slots, batch.layout)
     return cache, jnp.array([context[-WINDOW:] for context in contexts], jnp.int32)
 
 
@@ -94,20 +99,19 @@ def prefill(params: Any, config: TransformerConfig, batch: Batch) -> tuple[Cache
 def draw_run(
     params: Any, cache: Cache, window: Array, place: Array, policy: Policy, program: Program
 ) -> tuple[Cache, Array, Array]:
-    """Draw one run of codes after `window`, Int[rows, WINDOW].
+    """Draw one run of codes after `window`, Int[rows, WINDOW]; `params` are those of `with_code_head`.
 
     `place` = (index of the run's first token in the image sentence, length of the run, id that follows it). Returns the
     cache (which lacks the run's last code), the next window [last code, that id], and Int[B, max_columns] codes.
     """
     first_index, num_codes, next_id = place
-    first_code_id = program.codes[0]
+    first_code_id, layout = program.codes[0], program.layout
 
     def draw_next(cache: Cache, ids: Array, column: Array) -> tuple[Cache, Array]:
-        logits, grown = forward(
-            params, program.transformer, ids, cache=cache, head_slice=program.codes
-        )
+        logits, grown = forward(params, program.transformer, ids, cache=cache, layout=layout)
         assert grown is not None
-        logits = guide_rows(logits[:, -1], policy.guidance)
+        # Rows come together here, once: the draw reads all codes of a row many times.
+        logits = guide_rows(place_rows(logits[:, -1], layout), policy.guidance)
         return grown, draw(logits, policy, first_index + column)
 
     def step(column: Array, carry: tuple) -> tuple:
@@ -123,12 +127,16 @@ def draw_run(
     return cache, jnp.stack([rows, jnp.full_like(rows, next_id)], axis=1), drawn
 
 
-@partial(jax.jit, static_argnames=("config", "num_slots"))
+@partial(jax.jit, static_argnames=("config", "num_slots", "layout"))
 def _fill_cache(
-    params: Any, ids: Array, lengths: Array, config: TransformerConfig, num_slots: int
+    params: Any,
+    ids: Array,
+    lengths: Array,
+    config: TransformerConfig,
+    num_slots: int,
+    layout: Layout | None = None,
 ) -> Cache:
-    _, cache = forward(
-        params, config, ids, cache=init_cache(config, ids.shape[0], num_slots), head_slice=(0, 1)
-    )
+    empty = sharded_cache(config, ids.shape[0], num_slots, layout)
+    _, cache = hidden_states(params, config, ids, cache=empty, layout=layout)
     assert cache is not None
     return rewind(cache, lengths)
