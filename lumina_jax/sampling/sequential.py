@@ -91,7 +91,7 @@ def prefill(params: Any, config: TransformerConfig, batch: Batch) -> tuple[Cache
     for row, context in zip(padded, contexts, strict=True):
         row[: len(context) - WINDOW] = context[:-WINDOW]
     lengths = np.array([len(context) - WINDOW for context in contexts], np.int32)
-    cache = _fill_cache(params, padded, lengths, config, batch.num_slots, batch.layout)
+    cache = fill_cache(params, padded, lengths, config, batch.num_slots, batch.layout)
     return cache, jnp.array([context[-WINDOW:] for context in contexts], jnp.int32)
 
 
@@ -128,7 +128,7 @@ def draw_run(
 
 
 @partial(jax.jit, static_argnames=("config", "num_slots", "layout"))
-def _fill_cache(
+def fill_cache(
     params: Any,
     ids: Array,
     lengths: Array,
@@ -136,6 +136,7 @@ def _fill_cache(
     num_slots: int,
     layout: Layout | None = None,
 ) -> Cache:
+    """A cache of `num_slots` that holds the first lengths[b] of ids[b], Int[rows, S]."""
     empty = sharded_cache(config, ids.shape[0], num_slots, layout)
     _, cache = hidden_states(params, config, ids, cache=empty, layout=layout)
     assert cache is not None
