@@ -20,6 +20,7 @@ from lumina_jax.cli import parse_arguments, run_main
 if TYPE_CHECKING:
     from lumina_jax.generated_image import GeneratedImage
     from lumina_jax.lumina import Lumina
+    from lumina_jax.sharding import Layout
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Options:
     temperature: float | None = None  # default: the model's own
     grammar: str | None = None  # exact: the asked size; original: as the original, unenforced
     checkpoint: str = "scenes"  # a model checkpoint's folder, or the name of a shipped model
+    # devices to share the model and the work, such as tensor=8 or data=2,tensor=4; default: the first device alone
+    mesh: str | None = None
+    # on a machine without accelerator: split the processor, to try a mesh on it
+    cpu_devices: int = 1
     out: Path = Path("sample.png")  # a .png file for one image, a folder for several
     # also put all images on one labelled sheet; alone: four prompts, four shapes
     contact_sheet: Path | None = None
@@ -49,10 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Check everything that can be checked, then load, paint and save."""
     options = parse_arguments(Options, arguments, prog="sample.py")
     requests, paths = plan(options)
+    layout = choose_layout(options)
     from lumina_jax.lumina import Lumina
 
     print(describe(options, requests), flush=True)
-    model = Lumina.load(options.checkpoint)
+    model = Lumina.load(options.checkpoint, layout)
     for path, image in zip(paths, paint(model, options, requests), strict=False):
         print(image.save(path))
 
@@ -85,6 +91,21 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
         )
     check_folder(options.out)
     return requests, [options.out / file_name(*pair) for pair in enumerate(options.prompt)]
+
+
+def choose_layout(options: Options) -> "Layout | None":
+    """The mesh asked for, over the first devices of this machine; ValueError where there are too few."""
+    import jax
+
+    from lumina_jax.experiment import MeshConfig
+    from lumina_jax.sharding import make_layout
+
+    if options.cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    if options.mesh is None:
+        return None
+    config = MeshConfig.parse(options.mesh)
+    return make_layout(config, jax.devices()[: config.num_devices])
 
 
 def paint(model: "Lumina", options: Options, requests: list) -> list["GeneratedImage"]:

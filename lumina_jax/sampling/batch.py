@@ -8,6 +8,7 @@ import numpy as np
 
 from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.sampling.grammar import ImagePlan
+from lumina_jax.sharding import Layout, batch_ways
 
 SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests share a program
 
@@ -15,11 +16,11 @@ SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests shar
 class Network(NamedTuple):
     """The transformer of a model as decoders use it."""
 
+    # with the rows of the image codes in the place of the whole head (`placement.with_code_head`)
     params: Any
     config: TransformerConfig
-    codes: tuple[
-        int, int
-    ]  # (first id, how many): the image codes, the slice of the head that is computed
+    codes: tuple[int, int]  # (first id, how many): the image codes
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,11 @@ class Decode(Protocol):
     def __call__(self, network: Network, jobs: Sequence[Job], limit: int) -> Iterator[DrawnRow]:
         """Draw jobs of equally many streams, up to `limit` at a time; rows of a request come top to bottom."""
         ...
+
+
+def padded_count(num_requests: int, layout: Layout | None) -> int:
+    """How many requests a batch of so many is filled up to: a power of two that the mesh can split."""
+    return round_up(1 << (num_requests - 1).bit_length(), batch_ways(layout))
 
 
 def round_up(length: int, multiple: int) -> int:
