@@ -10,7 +10,7 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.weights import weight
 from lumina_jax.ops.attention import attention
-from lumina_jax.ops.cache import write
+from lumina_jax.ops.cache import Scatter, scatter, write
 from lumina_jax.ops.norms import head_norm, rms_norm
 from lumina_jax.ops.products import product
 from lumina_jax.ops.rope import Rotation, rotate
@@ -24,6 +24,7 @@ class Context(NamedTuple):
     start: Array | None  # [B] filled cache slots
     segment_ids: Array | None  # [B, S]
     dropout_key: Array | None
+    scatter: Scatter | None = None  # in place of start
 
 
 class LayerCache(NamedTuple):
@@ -68,14 +69,22 @@ class Block(nn.Module):
         query = rotate(HeadNorm(config, name="q_norm")(query), context.angles)
         key = rotate(HeadNorm(config, name="k_norm")(key), context.angles)
         if cache is not None:
-            assert context.start is not None
-            keys = write(cache.keys, key, context.start)
-            values = write(cache.values, value, context.start)
+            keys, values = (
+                _written(cache.keys, key, context),
+                _written(cache.values, value, context),
+            )
             cache = LayerCache(
                 constrain(keys, "B K T H", layout), constrain(values, "B K T H", layout)
             )
             key, value = cache.keys.swapaxes(1, 2), cache.values.swapaxes(1, 2)
-        mixed = attention(query, key, value, start=context.start, segment_ids=context.segment_ids)
+        mixed = attention(
+            query,
+            key,
+            value,
+            start=context.start,
+            segment_ids=context.segment_ids,
+            seen=None if context.scatter is None else context.scatter.seen,
+        )
         return product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), cache
 
     def _mlp(self, x: Array) -> Array:
@@ -90,6 +99,14 @@ class Block(nn.Module):
             return x
         keep = jax.random.bernoulli(jax.random.fold_in(key, branch_index), 1 - rate, x.shape)
         return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def _written(slots: Array, new: Array, context: Context) -> Array:
+    """Keys or values with those of this call in their slots."""
+    if context.scatter is not None:
+        return scatter(slots, new, context.scatter.slots)
+    assert context.start is not None
+    return write(slots, new, context.start)
 
 
 class RMSNorm(nn.Module):

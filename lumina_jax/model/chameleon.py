@@ -10,7 +10,7 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array, Float, Int, typed
 from lumina_jax.model.block import Context, LayerCache, RMSNorm, rematerialised, scanned
 from lumina_jax.model.weights import layer_name, weight
-from lumina_jax.ops.cache import Cache
+from lumina_jax.ops.cache import Cache, Scatter
 from lumina_jax.ops.rope import rotation
 from lumina_jax.sharding import Layout, constrain
 
@@ -23,6 +23,7 @@ def forward(
     positions: Int[Array, "B S"] | None = None,
     *,
     cache: Cache | None = None,
+    scatter: Scatter | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
     dropout_key: Array | None = None,
     head_slice: tuple[int, int] | None = None,
@@ -32,7 +33,8 @@ def forward(
 
     Without a cache attention is causal, within segments where `segment_ids` are given. With one, row b's
     tokens are written to slots cache.length[b] and following and see all earlier slots; the caller keeps
-    length + S within the slots. `positions` (RoPE) count from 0, or from cache.length, unless given.
+    length + S within the slots. With `scatter` they go where that says, see what that says, and the length stays; give
+    their `positions`. `positions` (RoPE) count from 0, or from cache.length, unless given.
     `dropout_key` switches dropout on. `head_slice` = (first id, how many) computes only those logits.
 
     Raises ValueError where a cache meets `scan_layers` or segments.
@@ -43,6 +45,7 @@ def forward(
         ids,
         positions,
         cache=cache,
+        scatter=scatter,
         segment_ids=segment_ids,
         dropout_key=dropout_key,
         layout=layout,
@@ -58,6 +61,7 @@ def hidden_states(
     positions: Int[Array, "B S"] | None = None,
     *,
     cache: Cache | None = None,
+    scatter: Scatter | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
     dropout_key: Array | None = None,
     layout: Layout | None = None,
@@ -69,7 +73,7 @@ def hidden_states(
         raise ValueError("a cache holds one sequence a row: drop segment_ids or the cache")
     body = {name: leaf for name, leaf in params.items() if name != "head"}
     result: Any = Chameleon(config, layout).apply(
-        {"params": body}, ids, positions, cache, segment_ids, dropout_key
+        {"params": body}, ids, positions, cache, segment_ids, dropout_key, scatter
     )
     return result
 
@@ -109,6 +113,7 @@ class Chameleon(nn.Module):
         cache: Cache | None = None,
         segment_ids: Array | None = None,
         dropout_key: Array | None = None,
+        scatter: Scatter | None = None,
     ) -> tuple[Array, Cache | None]:
         config = self.config
         start = None if cache is None else cache.length
@@ -116,7 +121,7 @@ class Chameleon(nn.Module):
             positions = jnp.arange(ids.shape[1])[None]
             positions = positions if start is None else positions + start[:, None]
         angles = rotation(positions, config.head_size, config.rope_theta, config.compute_dtype)
-        context = Context(angles, start, segment_ids, dropout_key)
+        context = Context(angles, start, segment_ids, dropout_key, scatter)
 
         x = Embedding(config, self.layout, name="embed")(ids)
         if config.scan_layers:
@@ -176,4 +181,5 @@ class Layers(nn.Module):
         if cache is None:
             return x, None
         keys, values = tuple(layer.keys for layer in grown), tuple(layer.values for layer in grown)
-        return x, Cache(keys, values, cache.length + x.shape[1])
+        grown_by = 0 if context.scatter is not None else x.shape[1]
+        return x, Cache(keys, values, cache.length + grown_by)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.dims import Array, Float, Int, typed
+from lumina_jax.dims import Array, Bool, Float, Int, typed
 
 Kernel = Literal["xla", "cudnn"]
 
@@ -31,21 +31,23 @@ def attention(
     *,
     start: Int[Array, "B"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
+    seen: Bool[Array, "B S T"] | None = None,
     kernel: Kernel | None = None,
 ) -> Float[Array, "B S N H"]:
     """softmax(q k^T / sqrt(H)) v; query i of row b sees slots 0 .. start[b]+i, and only its own segment.
 
-    Without `start` the queries are the whole sequence (S = T). Query head n reads key/value head n*K//N.
+    With `seen` it sees what that says, and nothing else counts. Without `start` the queries are the whole sequence
+    (S = T). Query head n reads key/value head n*K//N.
     Worked example: start = [5], S = 2: query 0 sees slots 0-5, query 1 sees slots 0-6.
     """
-    plain = start is None and segment_ids is None
+    plain = start is None and segment_ids is None and seen is None
     if kernel is None:
         kernel = choose_kernel(jax.devices()[0], query.dtype.name, query.shape[-1], plain)
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=True, implementation="cudnn"
         )
-    mask = visible(query.shape[1], key.shape[1], start, segment_ids)
+    mask = visible(query.shape[1], key.shape[1], start, segment_ids) if seen is None else seen
     return masked_attention(query, key, value, mask)
 
 

@@ -21,6 +21,13 @@ class Cache(NamedTuple):
     length: Array  # [B] int32
 
 
+class Scatter(NamedTuple):
+    """Where tokens go that do not follow each other, and what each of them sees."""
+
+    slots: Array  # Int[B, S]
+    seen: Array  # Bool[B, S, T], itself included
+
+
 def init_cache(
     config: TransformerConfig, num_rows: int, num_slots: int, dtype: str | None = None
 ) -> Cache:
@@ -41,6 +48,15 @@ def write(
     """
     place = jax.vmap(lambda row, window, at: lax.dynamic_update_slice(row, window, (0, at, 0)))
     return place(slots, new.swapaxes(1, 2).astype(slots.dtype), start)
+
+
+@typed
+def scatter(
+    slots: Float[Array, "B K T H"], new: Float[Array, "B S K H"], at: Int[Array, "B S"]
+) -> Float[Array, "B K T H"]:
+    """`slots` with token s of `new[b]` in slot at[b, s] of row b; of several in one slot any one stays."""
+    place = jax.vmap(lambda row, tokens, at: row.at[:, at].set(tokens))
+    return place(slots, new.swapaxes(1, 2).astype(slots.dtype), at)
 
 
 @typed

@@ -83,7 +83,8 @@ class Slots:
 
 def decode(network: Network, jobs: Sequence[Job], limit: int, accept: Accept) -> Iterator[DrawnRow]:
     """Draw jobs of any sizes; up to `limit` at a time, and a finished one makes room for the next."""
-    rule = Rule(accept, jobs[0].settings.window, jobs[0].settings.drafts)
+    settings = jobs[0].settings
+    rule = Rule(accept, settings.window, settings.drafts, settings.branches)
     num_slots = min(limit, padded_count(len(jobs), network.layout))
     filled = [jobs[0]] * num_slots
     policy = make_policy([job.settings for job in filled], [0] * num_slots)
@@ -101,7 +102,7 @@ def sizes_of(jobs: Sequence[Job], rule: Rule) -> Sizes:
     """The smallest padded sizes that take all of these jobs."""
     longest = max(len(context) for job in jobs for context in job.contexts)
     context_length = round_up(longest, CHUNK)
-    num_tokens = max(len(job.plan.sentence) for job in jobs) + rule.window
+    num_tokens = max(len(job.plan.sentence) for job in jobs) + rule.window + len(rule.branches)
     num_slots = max(longest + num_tokens, context_length)
     return Sizes(
         round_up(num_slots, SLOT_BUCKET), context_length, round_up(num_tokens, SENTENCE_BUCKET)
@@ -131,7 +132,7 @@ def make_arrival(job: Job, sizes: Sizes) -> Arrival:
     policy: Policy = jax.tree.map(lambda leaf: leaf[0], row)
     return Arrival(
         jnp.asarray(contexts),
-        jnp.asarray(lengths - 1),
+        jnp.asarray(lengths),
         jnp.asarray(lengths - place),
         sentence,
         policy,

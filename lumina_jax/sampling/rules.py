@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from lumina_jax.dims import Array, Float, Int, typed
+from lumina_jax.sampling.drafts import Proposal
 from lumina_jax.sampling.policy import Policy, gumbel_noise, log_weights
 
 Accept = Literal["tied", "coupled"]
@@ -29,15 +30,7 @@ class Rule(NamedTuple):
     accept: Accept
     window: int  # W >= 1; 1 draws token by token
     drafts: str  # a row of DRAFTS: first guesses for positions that enter the window
-
-
-class Proposal(NamedTuple):
-    """The codes of a window, after a pass or before it."""
-
-    codes: Array  # Int[B, W]
-    law: (
-        Array | None
-    )  # Float[B, W, M]: probabilities they were drawn with; None where ties make them needless
+    branches: tuple[int, ...] = ()  # depths of second guesses: see `branches`
 
 
 def spread(policy: Policy, window: int) -> Policy:
@@ -48,11 +41,12 @@ def spread(policy: Policy, window: int) -> Policy:
 @typed
 def draw_tied(
     logits: Float[Array, "B W M"], noise: Float[Array, "B W M"], policy: Policy
-) -> Int[Array, "B W"]:
-    """What the sequential decoder would draw at every position, were all guesses right."""
+) -> tuple[Int[Array, "B W"], Float[Array, "B W M"]]:
+    """What the sequential decoder would draw at every position, were all guesses right; and each code's score there."""
     num_rows, window, num_codes = logits.shape
     weights = log_weights(logits.reshape(-1, num_codes), spread(policy, window))
-    return jnp.argmax(weights.reshape(num_rows, window, num_codes) + noise, axis=-1)
+    scores = weights.reshape(num_rows, window, num_codes) + noise
+    return jnp.argmax(scores, axis=-1), scores
 
 
 @typed

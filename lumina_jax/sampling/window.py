@@ -15,12 +15,13 @@ import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
-from lumina_jax.model.chameleon import forward, hidden_states
+from lumina_jax.model.chameleon import forward, hidden_states, logits_from_hidden
 from lumina_jax.ops.cache import Cache
+from lumina_jax.sampling.branches import NONE, adopt, alternatives, find_hit, scattered
 from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.guidance import guide_rows, to_rows
 from lumina_jax.sampling.placement import sharded_cache
-from lumina_jax.sampling.policy import Policy
+from lumina_jax.sampling.policy import Policy, log_weights
 from lumina_jax.sampling.rules import (
     Proposal,
     Rule,
@@ -63,6 +64,8 @@ class State(NamedTuple):
     cache: Cache  # of B R rows
     base: Array  # Int[B R]: the cache slot of the sentence's first token
     sentence: Sentence
+    opening: Array  # Float[B, M]: log-weights of the first code, known from the context alone
+    branches: Array | None  # Int[B, K] codes, NONE where none is known
     law: (
         Array | None
     )  # Float[B, W, M]: what the guesses at place … place + W - 1 were drawn from; "coupled" alone
@@ -73,7 +76,7 @@ class Arrival(NamedTuple):
     """One request on its way into a slot."""
 
     contexts: Array  # Int[R, C]: what precedes the image sentence and its first forced ids, padded on the right
-    lengths: Array  # Int[R]: of which so many tokens go into the cache: all but the last
+    lengths: Array  # Int[R]: of which so many tokens are not padding
     base: Array  # Int[R]
     sentence: Sentence  # without the axis B
     policy: Policy  # without the axis B
@@ -90,6 +93,8 @@ def empty_state(program: Program, policy: Policy, num_slots: int, num_tokens: in
         cache=sharded_cache(program.transformer, num_rows * num_streams, num_slots, program.layout),
         base=jnp.ones((num_rows * num_streams,), jnp.int32),
         sentence=jax.tree.map(jnp.copy, sentence),  # donated: no two leaves may share memory
+        opening=jnp.zeros((num_rows, program.codes[1])),
+        branches=_no_branches(program, num_rows),
         law=jnp.zeros((num_rows, window, program.codes[1])) if coupled else None,
         policy=jax.tree.map(jnp.copy, policy),
     )
@@ -107,16 +112,25 @@ def admit(params: Any, state: State, slot: Array, arrival: Arrival, program: Pro
     def put_rows(leaf: Array, rows: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(leaf, rows.astype(leaf.dtype), first_row, 0)
 
-    def read_chunk(index: Array, cache: Cache) -> Cache:
+    def read_chunk(index: Array, carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
+        cache, last = carry
         ids = jax.lax.dynamic_slice_in_dim(arrival.contexts, index * CHUNK, CHUNK, axis=1)
-        _, grown = hidden_states(
+        hidden, grown = hidden_states(
             params, program.transformer, ids, cache=cache, layout=program.layout
         )
         assert grown is not None
-        return grown
+        place = arrival.lengths - 1 - index * CHUNK
+        here = jnp.take_along_axis(hidden, jnp.clip(place, 0, CHUNK - 1)[:, None, None], axis=1)
+        inside = (place >= 0) & (place < CHUNK)
+        return grown, jnp.where(inside[:, None, None], here, last)
 
     cache = jax.tree.map(rows_of, state.cache)._replace(length=jnp.zeros(num_streams, jnp.int32))
-    cache = jax.lax.fori_loop(0, -(-arrival.lengths.max() // CHUNK), read_chunk, cache)
+    last = jnp.zeros((num_streams, 1, program.transformer.width), program.transformer.compute_dtype)
+    num_chunks = -(-arrival.lengths.max() // CHUNK)
+    cache, last = jax.lax.fori_loop(0, num_chunks, read_chunk, (cache, last))
+    logits = logits_from_hidden(params, program.transformer, last)[:, 0]
+    one = jax.tree.map(lambda leaf: leaf[None], arrival.policy)
+    opening = log_weights(guide_rows(logits, one.guidance), one)[0]
     sentence, policy = jax.tree.map(
         lambda leaf, new: leaf.at[slot].set(new),
         (state.sentence, state.policy),
@@ -126,6 +140,8 @@ def admit(params: Any, state: State, slot: Array, arrival: Arrival, program: Pro
         cache=jax.tree.map(put_rows, state.cache, cache),
         base=put_rows(state.base, arrival.base),
         sentence=sentence,
+        opening=state.opening.at[slot].set(opening),
+        branches=None if state.branches is None else state.branches.at[slot].set(NONE),
         law=state.law,
         policy=policy,
     )
@@ -150,60 +166,123 @@ def advance(
 
 
 def one_pass(params: Any, state: State, program: Program) -> State:
-    """One forward pass of every slot's window, and what it decides and guesses."""
-    sentence, (first_code_id, num_codes) = state.sentence, program.codes
-    num_streams = state.policy.num_streams
-    at = sentence.place[:, None] + jnp.arange(program.rule.window)  # the tokens that are predicted
+    """One forward pass of every slot's window and branches, and what it decides and guesses."""
+    sentence, rule, (first_code_id, num_codes) = state.sentence, program.rule, program.codes
+    depths = jnp.array(rule.branches, jnp.int32)
+    window = jnp.arange(rule.window)
+    at = sentence.place[:, None] + jnp.concatenate(
+        [window, depths]
+    )  # the tokens that are predicted
     forced = jnp.take_along_axis(sentence.table, at, axis=1)
     noise = positional_noise(state.policy.seed, at, num_codes)
-    guess = _guess(state, at, forced, noise, program)
-    guessed_ids = jnp.where(forced == FREE, guess.codes + first_code_id, forced)
+    guess = _guess(state, at[:, : rule.window], noise[:, : rule.window], program)
+    guessed_ids = jnp.where(
+        forced[:, : rule.window] == FREE, guess.codes + first_code_id, forced[:, : rule.window]
+    )
 
-    last = jnp.take_along_axis(sentence.ids, sentence.place[:, None] - 1, axis=1)
-    window = to_rows(jnp.concatenate([last, guessed_ids[:, :-1]], axis=1), num_streams)
-    length = state.base + to_rows(sentence.place, num_streams) - 1
-    cache = state.cache._replace(length=length)
-    logits, cache = forward(params, program.transformer, window, cache=cache, layout=program.layout)
-    assert cache is not None
+    logits, cache = _forward(params, state, guessed_ids, program)
     guided = _guided(place_rows(logits, program.layout), state.policy)
-    drawn = _draw(guided, guess, noise, at, state, program)
+    # A branch predicts the same position as the window behind the guess that it replaces.
+    beside = jnp.concatenate([window, jnp.minimum(depths, rule.window - 1)])
+    drawn, scores = _draw(guided, _taken(guess, beside), noise, at, state, program)
     ids = jnp.where(forced == FREE, drawn.codes + first_code_id, forced)
 
-    room = sentence.stop - sentence.place
-    decided = jnp.minimum(count_decided(ids, guessed_ids), room)
+    chain, room = ids[:, : rule.window], sentence.stop - sentence.place
+    decided = count_decided(chain, guessed_ids)
     rows = jnp.arange(len(ids))[:, None]
+    new_ids = sentence.ids.at[rows, at[:, : rule.window]].set(chain)
+    branches = None
+    if state.branches is not None:
+        last = jnp.take_along_axis(chain, decided[:, None] - 1, axis=1)[:, 0]
+        hit = find_hit(last - first_code_id, decided, state.branches, rule.branches)
+        start = state.base + to_rows(sentence.place, state.policy.num_streams) - 1
+        offsets = jnp.where(hit.found, rule.window + hit.index, decided), decided
+        source, target = (start + to_rows(each, state.policy.num_streams) for each in offsets)
+        cache = adopt(cache, source, target)
+        after = jnp.take_along_axis(ids[:, rule.window :], hit.index[:, None], axis=1)
+        place = (sentence.place + decided)[:, None]
+        kept = jnp.take_along_axis(new_ids, place, axis=1)
+        new_ids = new_ids.at[rows, place].set(jnp.where(hit.found[:, None], after, kept))
+        decided = decided + hit.found
+        branches = alternatives(
+            scores[:, : rule.window], drawn.codes[:, : rule.window], decided, rule.branches
+        )
+    decided = jnp.minimum(decided, room)
     sentence = sentence._replace(
-        ids=sentence.ids.at[rows, at].set(ids),
+        ids=new_ids,
         place=sentence.place + decided,
-        known=jnp.where(room > 0, at[:, -1] + 1, sentence.known),
+        known=jnp.where(
+            room > 0,
+            jnp.maximum(at[:, rule.window - 1] + 1, sentence.place + decided),
+            sentence.known,
+        ),
         passes=sentence.passes + (room > 0),
     )
-    law = None if drawn.law is None else _shifted(drawn.law, decided)
-    return state._replace(cache=cache, sentence=sentence, law=law)
+    law = None if drawn.law is None else _shifted(drawn.law[:, : rule.window], decided)
+    return state._replace(cache=cache, sentence=sentence, law=law, branches=branches)
 
 
-def _guess(state: State, at: Array, forced: Array, noise: Array, program: Program) -> Proposal:
+def _forward(
+    params: Any, state: State, guessed_ids: Array, program: Program
+) -> tuple[Array, Cache]:
+    """Logits [B R, W + K, M] of the last decided token, the guesses after it, and the branches."""
+    sentence, rule, num_streams = state.sentence, program.rule, state.policy.num_streams
+    last = jnp.take_along_axis(sentence.ids, sentence.place[:, None] - 1, axis=1)
+    window = [last, guessed_ids[:, :-1]]
+    start = state.base + to_rows(sentence.place, num_streams) - 1
+    cache, positions, place = state.cache._replace(length=start), None, None
+    if state.branches is not None:
+        window.append(jnp.maximum(state.branches, 0) + program.codes[0])
+        num_slots = cache.keys[0].shape[2]
+        positions, place = scattered(start, rule.window, rule.branches, num_slots)
+    ids = to_rows(jnp.concatenate(window, axis=1), num_streams)
+    logits, cache = forward(
+        params,
+        program.transformer,
+        ids,
+        positions,
+        cache=cache,
+        scatter=place,
+        layout=program.layout,
+    )
+    assert cache is not None
+    return logits, cache
+
+
+def _taken(guess: Proposal, index: Array) -> Proposal:
+    law = None if guess.law is None else guess.law[:, index]
+    return Proposal(guess.codes[:, index], law)
+
+
+def _no_branches(program: Program, num_rows: int) -> Array | None:
+    branches = program.rule.branches
+    return jnp.full((num_rows, len(branches)), NONE) if branches else None
+
+
+def _guess(state: State, at: Array, noise: Array, program: Program) -> Proposal:
     """The codes guessed at `at`: those of the last pass, and first guesses beyond them."""
     sentence, (first_code_id, num_codes) = state.sentence, program.codes
     kept = jnp.take_along_axis(sentence.ids, at, axis=1) - first_code_id
     fresh = at >= sentence.known[:, None]
-    first = DRAFTS[program.rule.drafts](noise, sentence.ids, at, sentence.stride, first_code_id)
-    codes = jnp.clip(jnp.where(fresh, first, kept), 0, num_codes - 1)
+    first = DRAFTS[program.rule.drafts](
+        noise, sentence.ids, at, sentence.stride, first_code_id, state.opening
+    )
+    codes = jnp.clip(jnp.where(fresh, first.codes, kept), 0, num_codes - 1)
     if state.law is None:
         return Proposal(codes, None)
-    if program.rule.drafts == "uniform":
-        first_law = jnp.full_like(state.law, 1 / num_codes)
-    else:
-        first_law = jax.nn.one_hot(codes, num_codes)
-    return Proposal(codes, jnp.where(fresh[..., None], first_law, state.law))
+    assert first.law is not None
+    return Proposal(codes, jnp.where(fresh[..., None], first.law, state.law))
 
 
 def _draw(
     logits: Array, guess: Proposal, noise: Array, at: Array, state: State, program: Program
-) -> Proposal:
+) -> tuple[Proposal, Array]:
     if program.rule.accept == "tied":
-        return Proposal(draw_tied(logits, noise, state.policy), None)
-    return draw_coupled(logits, guess, state.sentence.passes, at, state.policy)
+        codes, scores = draw_tied(logits, noise, state.policy)
+        return Proposal(codes, None), scores
+    drawn = draw_coupled(logits, guess, state.sentence.passes, at, state.policy)
+    assert drawn.law is not None
+    return drawn, jnp.log(drawn.law)
 
 
 def _guided(logits: Array, policy: Policy) -> Array:
