@@ -19,7 +19,7 @@ from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.cache import Cache, init_cache
 from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.guidance import guide_rows, to_rows
-from lumina_jax.sampling.policy import Policy
+from lumina_jax.sampling.policy import Policy, scales_at
 from lumina_jax.sampling.rules import (
     Proposal,
     Rule,
@@ -49,7 +49,7 @@ class Sentence(NamedTuple):
     ids: Array  # Int[B, N]: what is decided, beyond it what is guessed
     place: Array  # Int[B]: how many tokens are decided
     known: Array  # Int[B]: how many are decided or guessed
-    stop: Array  # Int[B]: where the last code ends; an empty slot has place = stop
+    stop: Array  # Int[B]: where the last drawn code ends; an empty slot has place = stop
     stride: Array  # Int[B]: from a code to the one below it
     passes: Array  # Int[B]: forward passes taken
 
@@ -162,7 +162,7 @@ def one_pass(params: Any, state: State, program: Program) -> State:
         params, program.transformer, window, cache=cache, head_slice=program.codes
     )
     assert cache is not None
-    drawn = _draw(_guided(logits, state.policy), guess, noise, at, state, program)
+    drawn = _draw(_guided(logits, at, state.policy), guess, noise, at, state, program)
     ids = jnp.where(forced == FREE, drawn.codes + first_code_id, forced)
 
     room = sentence.stop - sentence.place
@@ -202,12 +202,13 @@ def _draw(
     return draw_coupled(logits, guess, state.sentence.passes, at, state.policy)
 
 
-def _guided(logits: Array, policy: Policy) -> Array:
+def _guided(logits: Array, at: Array, policy: Policy) -> Array:
     """[B R, W, M] to [B, W, M]."""
     window, num_codes = logits.shape[1:]
     streams = [logits[stream :: policy.num_streams] for stream in range(policy.num_streams)]
     rows = jnp.stack(streams, axis=2).reshape(-1, num_codes)  # B, W, R
-    return guide_rows(rows, spread(policy, window).guidance).reshape(-1, window, num_codes)
+    scales = scales_at(spread(policy, window), at.reshape(-1))
+    return guide_rows(rows, scales).reshape(-1, window, num_codes)
 
 
 def _shifted(law: Array, decided: Array) -> Array:
