@@ -131,7 +131,8 @@ def test_keep_min_p_equals_probabilities_against_the_best_at_the_temperature() -
     scaled = logits.astype(np.float64) / temperatures[:, None]
     shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     np.testing.assert_array_equal(found, shares >= min_p[:, None])
-    assert len(set(np.asarray(found).sum(axis=1).tolist())) == 6  # all cut elsewhere
+    counts = np.asarray(found).sum(axis=1)
+    assert counts.min() == 1 and counts.max() > 200 and len(set(counts.tolist())) == 4
 
 
 def test_draw_with_min_p_0_equals_the_draw_without() -> None:
