@@ -45,7 +45,7 @@ class Options:
     min_p: float | None = None  # least probability of a code, in shares of the likeliest one's
     temperature: float | None = None  # default: the model's own
     grammar: str | None = None  # exact: the asked size; original: as the original, unenforced
-    best_of: int = 1  # paint so many of each, keep the one that the prompt makes likeliest
+    best_of: int = 1  # paint so many of each, keep the one that the model finds likeliest
     outpaint: Path | None = None  # a picture that becomes the upper part of one of --size
     inpaint: Path | None = None  # a picture of which the white part of --mask is painted anew
     mask: Path | None = None

@@ -55,12 +55,14 @@ def main() -> None:
         for (prompt, _), size in zip(asked, sizes, strict=True)
     ]
     jobs = prepare(model.loaded, requests, model.settings)
-    found = likelihoods(network_of(model.loaded), jobs, [image.ids for image in images])
+    network, ids = network_of(model.loaded), [image.ids for image in images]
+    prompted, alone = (likelihoods(network, jobs, ids, which) for which in (True, False))
     scores = {
         "the first": -(np.arange(right.size) % count),
-        "log p(image given prompt)": found.prompted,
-        "- 0.5 log p(image)": found.prompted - 0.5 * found.unprompted,
-        "- log p(image): the gain": found.gain,
+        "log p(image given prompt)": prompted,
+        "+ 0.5 log p(image)": prompted + 0.5 * alone,
+        "- 0.5 log p(image)": prompted - 0.5 * alone,
+        "- log p(image)": prompted - alone,
         "any is right": right.ravel(),
     }
     print("| kept by | share | interval |\n|---|---|---|")

@@ -135,7 +135,7 @@ class Lumina:
         of Chameleon's layout. `settings`: any field of SampleConfig (guidance=3.0, image_top_k=1); what is not named,
         or None, comes from `self.settings`. The same arguments paint the same image, whatever else is in the list.
         `negative_prompt`: what guidance moves away from. `given`: Int[P, Q] codes that stand, -1 where one is drawn
-        (see `outpaint` and `inpaint`). `best_of`: draw so many and keep the one that the prompt makes likeliest.
+        (see `outpaint` and `inpaint`). `best_of`: draw so many and keep the one that the model finds likeliest.
         `progress`: a bar on stderr, or a function called with every `DrawnRow`. Returns GeneratedImage(s).
         Raises ValueError of one line before painting; warns of a size that no training showed the model.
         """

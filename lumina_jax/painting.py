@@ -109,7 +109,7 @@ def draw(
     best_of: int = 1,
     progress: bool | Progress = False,
 ) -> list[Drawn]:
-    """Draw every image `best_of` times, from the seeds of `candidate_seeds`, and keep the best of each.
+    """Draw every image `best_of` times, from the seeds of `candidate_seeds`, and keep the likeliest of each.
 
     Raises ValueError of one line before anything is drawn.
     """
@@ -129,12 +129,14 @@ def draw(
     notes = [_notes(ask) for ask in asks]
     if best_of == 1:
         return [Drawn(*each) for each in zip(results, [a.seed for a in asks], notes, strict=True)]
-    found = likelihoods(network_of(model), jobs, [result.ids for result in results])
-    scores = found.gain.reshape(len(asks), best_of)
+    scores = likelihoods(network_of(model), jobs, [result.ids for result in results])
     drawn = []
-    for index, row in enumerate(scores):
+    for index, row in enumerate(scores.reshape(len(asks), best_of)):
         best = int(np.argmax(row))
-        note = {"best_of": f"{best_of} from seed {asks[index].seed}", "score": f"{row[best]:.6f}"}
+        note = {
+            "best_of": f"{best_of} from seed {asks[index].seed}",
+            "log_likelihood": f"{row[best]:.6f}",
+        }
         result = results[index * best_of + best]
         drawn.append(Drawn(result, seeds[index][best], {**notes[index], **note}))
     return drawn

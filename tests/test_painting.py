@@ -96,12 +96,12 @@ def test_best_of_keeps_the_image_of_the_highest_score(small_lumina) -> None:
         drawn = small_lumina.generate(text, size, candidates, **FEW)
         ids = prompt_ids(text_to_image(*size, text), small_lumina.tokenizer)
         jobs = prepare(small_lumina.loaded, [Request(ids, *size)] * 3)
-        scores = likelihoods(network_of(small_lumina.loaded), jobs, [d.ids for d in drawn]).gain
+        scores = likelihoods(network_of(small_lumina.loaded), jobs, [d.ids for d in drawn])
         best = int(np.argmax(scores))
         np.testing.assert_array_equal(image.ids, drawn[best].ids)
         assert image.seed == candidates[best]
         assert image.metadata["best_of"] == f"3 from seed {seed}"
-        assert float(image.metadata["score"]) == pytest.approx(scores[best], abs=1e-4)
+        assert float(image.metadata["log_likelihood"]) == pytest.approx(scores[best], abs=1e-4)
 
 
 def test_candidates_are_the_seed_and_others_that_more_of_them_keep() -> None:

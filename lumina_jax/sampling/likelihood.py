@@ -6,7 +6,7 @@ temperature 1, among all image codes.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,32 +16,24 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import forward
 from lumina_jax.sampling.batch import SLOT_BUCKET, Job, Network, round_up
+from lumina_jax.unirep.grid import FREE
 
 BATCH_LOGITS = 2**26  # how many logits are held at once
 
 
-class Likelihoods(NamedTuple):
-    """Of each of B images, the mean over its drawn codes of log p(code | what precedes it), in nats."""
+def likelihoods(
+    network: Network, jobs: Sequence[Job], ids: Sequence[np.ndarray], prompted: bool = True
+) -> np.ndarray:
+    """float32[B], nats: the mean over an image's drawn codes of log p(code | what precedes it); given ones do not count.
 
-    prompted: np.ndarray  # float32[B]: after the prompt
-    unprompted: np.ndarray  # float32[B]: after no prompt
-
-    @property
-    def gain(self) -> np.ndarray:
-        """How much likelier the prompt makes the image: pointwise mutual information a code."""
-        return self.prompted - self.unprompted
-
-
-def likelihoods(network: Network, jobs: Sequence[Job], ids: Sequence[np.ndarray]) -> Likelihoods:
-    """The likelihoods of image sentences, int32 ids from start to end token, one a job. Given codes do not count."""
-    unprompted = [np.array(job.plan.unprompted) for job in jobs]
-    contexts = [*(job.contexts[0] for job in jobs), *unprompted]
-    spans = [job.plan.span for job in jobs]
-    texts = [sentence[slice(*span)] for sentence, span in zip(ids, spans, strict=True)]
-    free = [job.plan.sentence[slice(*span)] < 0 for job, span in zip(jobs, spans, strict=True)]
-    found = log_probabilities(network, contexts, texts * 2, free * 2)
-    prompted, unprompted = found[: len(jobs)], found[len(jobs) :]
-    return Likelihoods(prompted, unprompted)
+    `ids`: image sentences, int32 from start to end token, one a job. `prompted`: after the prompt, else after none; the
+    difference of both is the pointwise mutual information of prompt and image.
+    """
+    contexts = [job.contexts[0] if prompted else np.array(job.plan.unprompted) for job in jobs]
+    spans = [slice(*job.plan.span) for job in jobs]
+    texts = [sentence[span] for sentence, span in zip(ids, spans, strict=True)]
+    free = [job.plan.sentence[span] == FREE for job, span in zip(jobs, spans, strict=True)]
+    return log_probabilities(network, contexts, texts, free)
 
 
 def log_probabilities(
