@@ -167,6 +167,11 @@ class SampleConfig:
         )
 
     @property
+    def has_schedule(self) -> bool:
+        """Whether the scale of the first step depends on the row; a schedule of ones has no step at all."""
+        return bool(self.guidance_schedule and self.guidance_scales)
+
+    @property
     def guidance_scales(self) -> tuple[float, ...]:
         """The scale of each step between the streams of a request, of which there is one more.
 

@@ -81,7 +81,7 @@ def policy_of(jobs: Sequence[Job], num_tokens: int) -> Policy:
     """The policy of jobs of one group, whose schedules have a scale for each of `num_tokens` tokens of the sentence."""
     settings = [job.settings for job in jobs]
     schedule = None
-    if settings[0].guidance_schedule:
+    if settings[0].has_schedule:
         schedule = np.ones((len(jobs), num_tokens), np.float32)
         for row, job in zip(schedule, jobs, strict=True):
             scales = scheduled_scales(job.settings.guidance_schedule, job.plan)

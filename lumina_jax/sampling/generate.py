@@ -149,7 +149,7 @@ def decoder_of(job: Job) -> str:
 def _group_of(job: Job) -> tuple:
     """What requests that share programs have in common."""
     settings = job.settings
-    cuts = settings.image_top_p < 1, settings.image_min_p > 0, bool(settings.guidance_schedule)
+    cuts = settings.image_top_p < 1, settings.image_min_p > 0, settings.has_schedule
     return len(job.contexts), *cuts, decoder_of(job), settings.window, settings.drafts
 
 

@@ -24,10 +24,10 @@ BATCH_LOGITS = 2**26  # how many logits are held at once
 def likelihoods(
     network: Network, jobs: Sequence[Job], ids: Sequence[np.ndarray], prompted: bool = True
 ) -> np.ndarray:
-    """float32[B], nats: the mean over an image's drawn codes of log p(code | what precedes it); given ones do not count.
+    """float32[B], nats: the mean over an image's drawn codes of log p(code | what precedes it).
 
-    `ids`: image sentences, int32 from start to end token, one a job. `prompted`: after the prompt, else after none; the
-    difference of both is the pointwise mutual information of prompt and image.
+    Given codes do not count. `ids`: image sentences, int32 from start to end token, one a job. `prompted`: after the
+    prompt, else after none; the difference of both is the pointwise mutual information of prompt and image.
     """
     contexts = [job.contexts[0] if prompted else np.array(job.plan.unprompted) for job in jobs]
     spans = [slice(*job.plan.span) for job in jobs]

@@ -101,6 +101,16 @@ def test_constant_schedule_equals_constant_guidance(small_lumina, request_for, d
         np.testing.assert_array_equal(first.ids, second.ids)
 
 
+def test_schedule_of_ones_equals_no_guidance(small_lumina, request_for) -> None:
+    requests = [request_for(text, seed=seed) for seed, text in enumerate(TEXTS)]
+    plain, ones = (
+        generate(small_lumina.loaded, requests, replace(SETTINGS, **each))
+        for each in ({"guidance": 1.0}, {"guidance_schedule": (1.0, 1.0)})
+    )
+    for one, other in zip(plain, ones, strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_progress_tells_given_codes_with_the_drawn_ones(small_lumina, request_for, decoder) -> None:
     settings, seen = replace(SCHEDULED, decoder=decoder, window=4), []
@@ -168,13 +178,14 @@ def test_batch_has_a_row_for_every_stream_that_guidance_reads(
     assert len(spied_batches[-1].contexts) == num_rows  # 3 requests fill a batch of 4
 
 
-def test_requests_share_a_batch_only_with_equal_streams_and_nuclei(
+def test_requests_share_a_batch_only_with_equal_streams_and_cuts(
     small_lumina, request_for, monkeypatch
 ) -> None:
     seen = []
 
     def no_codes(network, batch):
-        seen.append((len(batch.contexts), batch.policy.top_p is None))
+        cuts = batch.policy.top_p, batch.policy.min_p, batch.policy.schedule
+        seen.append((len(batch.contexts), *(cut is None for cut in cuts)))
         yield from np.zeros((len(batch.plan.runs), len(batch.policy.seed), 128), np.int32)
 
     monkeypatch.setattr(sequential, "draw_runs", no_codes)
@@ -184,9 +195,20 @@ def test_requests_share_a_batch_only_with_equal_streams_and_nuclei(
         replace(SETTINGS, image_guidance=1.2),
         replace(SETTINGS, image_top_p=0.6),
         replace(SETTINGS, image_guidance=1.2, image_top_p=0.3),
+        replace(SETTINGS, image_min_p=0.1),
+        replace(SETTINGS, guidance_schedule=(1.0, 2.0)),
+        replace(SETTINGS, guidance_schedule=(1.0, 1.0)),
     ]
     generate(small_lumina.loaded, [replace(request_for("a"), settings=each) for each in kinds * 2])
-    assert seen == [(2, True), (4, True), (4, False), (6, True), (6, False)]
+    assert seen == [
+        (2, True, True, True),
+        (4, True, True, True),
+        (4, True, True, False),
+        (4, True, False, True),
+        (4, False, True, True),
+        (6, True, True, True),
+        (6, False, True, True),
+    ]
 
 
 def test_equal_scales_of_text_and_images_paint_as_two_streams(small_lumina, request_for) -> None:
