@@ -22,6 +22,7 @@ from lumina_jax.cli import parse_arguments, run_main
 if TYPE_CHECKING:
     from lumina_jax.generated_image import GeneratedImage
     from lumina_jax.lumina import Lumina
+    from lumina_jax.sharding import Layout
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Options:
     inpaint: Path | None = None  # a picture of which the white part of --mask is painted anew
     mask: Path | None = None
     checkpoint: str = "scenes"  # a model checkpoint's folder, or the name of a shipped model
+    # devices to share the model and the work, such as tensor=8 or data=2,tensor=4; default: the first device alone
+    mesh: str | None = None
+    # on a machine without accelerator: split the processor, to try a mesh on it
+    cpu_devices: int = 1
     out: Path = Path("sample.png")  # a .png file for one image, a folder for several
     # also put all images on one labelled sheet; alone: four prompts, four shapes
     contact_sheet: Path | None = None
@@ -59,10 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Check everything that can be checked, then load, paint and save."""
     options = parse_arguments(Options, arguments, prog="sample.py")
     requests, paths = plan(options)
+    layout = choose_layout(options)
     from lumina_jax.lumina import Lumina
 
     print(describe(options, requests), flush=True)
-    model = Lumina.load(options.checkpoint)
+    model = Lumina.load(options.checkpoint, layout)
     for path, image in zip(paths, paint(model, options, requests), strict=False):
         print(image.save(path))
 
@@ -108,6 +114,21 @@ def check_pictures(options: Options) -> None:
         raise ValueError("--inpaint and --mask: want both, two pictures of one size")
     if options.inpaint is not None and options.size is not None:
         raise ValueError("--size: --inpaint keeps the size of its picture; drop one of them")
+
+
+def choose_layout(options: Options) -> "Layout | None":
+    """The mesh asked for, over the first devices of this machine; ValueError where there are too few."""
+    import jax
+
+    from lumina_jax.experiment import MeshConfig
+    from lumina_jax.sharding import make_layout
+
+    if options.cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    if options.mesh is None:
+        return None
+    config = MeshConfig.parse(options.mesh)
+    return make_layout(config, jax.devices()[: config.num_devices])
 
 
 def paint(model: "Lumina", options: Options, requests: list) -> list["GeneratedImage"]:

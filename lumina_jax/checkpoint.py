@@ -37,6 +37,7 @@ from lumina_jax.paths import (
     remove_folder,
     write_bytes,
 )
+from lumina_jax.sharding import Layout
 
 FORMAT = 3  # of the model checkpoint's folder
 ASSETS = Path(__file__).parent / "assets"
@@ -50,6 +51,7 @@ class LoadedModel(NamedTuple):
     config: ModelConfig
     params: dict[str, Any]
     tokenizer: Any = None  # unirep.text.TextTokenizer, or None for a VQGAN alone
+    layout: Layout | None = None  # the mesh that the transformer's weights lie on, and how
 
 
 def resolve(path: str | Path) -> Path:

@@ -135,7 +135,7 @@ class SampleConfig:
     grammar: Literal["exact", "original"] = "exact"  # exact: the asked size, always decodable
     decoder: str = "sequential"  # a row of sampling.DECODERS
     window: int = 16  # tokens a pass of the decoders "jacobi" and "coupled"
-    drafts: str = "uniform"  # their first guesses: a row of sampling.drafts.DRAFTS
+    drafts: str = "above"  # their first guesses: a row of sampling.drafts.DRAFTS
 
     def __post_init__(self) -> None:
         for name in ("guidance", "image_guidance"):

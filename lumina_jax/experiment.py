@@ -4,6 +4,7 @@ Sources: [L] Lumina-mGPT's code, [M] Meta's Chameleon release, [P] arXiv 2408.02
 project's own choice for its small model.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -114,6 +115,24 @@ class MeshConfig:
 
     strategy: str = "data"
     axes: tuple[tuple[str, int], ...] = (("data", -1),)  # -1: all remaining devices
+
+    @classmethod
+    def parse(cls, text: str) -> "MeshConfig":
+        """ "data=2,tensor=4" as axes, and the strategy named after them; ValueError for anything else."""
+        axes = []
+        for part in text.split(","):
+            name, _, size = part.strip().partition("=")
+            if not name.isidentifier() or not size.isdecimal() or int(size) < 1:
+                raise ValueError(
+                    f"mesh {text!r}: want AXIS=DEVICES, such as tensor=8 or data=2,tensor=4"
+                )
+            axes.append((name, int(size)))
+        return cls("_".join(name for name, _ in axes), tuple(axes))
+
+    @property
+    def num_devices(self) -> int:
+        """The product of the axes' sizes; negative where one of them takes what remains."""
+        return math.prod(size for _, size in self.axes)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.checkpoint import (
@@ -28,7 +27,7 @@ from lumina_jax.checkpoint import (
     resolve,
 )
 from lumina_jax.checksums import digests_of_leaves, leaf_name
-from lumina_jax.config import ModelConfig, SampleConfig, VQGANConfig
+from lumina_jax.config import ModelConfig, SampleConfig
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.dims import Array
 from lumina_jax.generated_image import GeneratedImage
@@ -39,16 +38,19 @@ from lumina_jax.painting import Ask, Drawn, Size, draw, override, spread_asks, w
 from lumina_jax.paths import join
 from lumina_jax.sampling.generate import Progress
 from lumina_jax.sampling.given import continued, with_holes
+from lumina_jax.sampling.placement import model_shardings, place_weights
 from lumina_jax.sampling.sequential import inference_config
+from lumina_jax.sharding import Layout, batch_ways
 from lumina_jax.unirep.conversation import conversation_ids
 from lumina_jax.unirep.grid import check_size, latent_shape
 from lumina_jax.unirep.image_tokens import fit_image, image_sentence, parse_image
 from lumina_jax.unirep.text import TextTokenizer
-from lumina_jax.vqgan.codec import abstract_vqgan, decode, encode, from_pixels, to_pixels
+from lumina_jax.vqgan.codec import abstract_vqgan
+from lumina_jax.vqgan.sharded import decode_images, encode_pixels, place_vqgan
 
 
 class Lumina:
-    """A transformer, its VQGAN and its tokenizer, ready to use on this machine's default device."""
+    """A transformer, its VQGAN and its tokenizer, ready to use on the default device or on a mesh of devices."""
 
     def __init__(
         self,
@@ -58,11 +60,12 @@ class Lumina:
         tokenizer: TextTokenizer,
         settings: SampleConfig | None = None,
         checkpoint_digest: str | None = None,
+        layout: Layout | None = None,
     ):
         """From parts: unstacked transformer weights, VQGAN weights; `settings` are the defaults of `generate`.
 
-        Weights are cast once: the transformer's to the compute dtype, the VQGAN's to float32. Raises ValueError
-        where the parts do not belong together.
+        Weights are cast once: the transformer's to the compute dtype, the VQGAN's to float32. `layout` spreads them and
+        all work over a mesh. Raises ValueError where the parts do not belong together or do not fit the mesh.
         """
         vocab = tokenizer.vocab
         if vocab.size > config.transformer.vocab_size or vocab.num_codes != config.vqgan.num_codes:
@@ -72,21 +75,23 @@ class Lumina:
             )
         transformer = inference_config(config.transformer)
         self.config = replace(config, transformer=transformer)
-        self.params = _cast(params, transformer.compute_dtype)
-        self.vqgan_params = _cast(vqgan_params, "float32")
+        self.layout = layout
+        self.params = place_weights(params, transformer, layout)
+        self.vqgan_params = place_vqgan(vqgan_params, layout)
         self.tokenizer = tokenizer
         self.settings = settings or SampleConfig()
         self._digest = checkpoint_digest
 
     @classmethod
-    def load(cls, path: str | Path) -> "Lumina":
+    def load(cls, path: str | Path, layout: Layout | None = None) -> "Lumina":
         """Read and verify a model checkpoint: a folder, or "scenes", the model that ships with the package.
 
-        Its notes may name sampling settings of its own ("sample"). Raises CheckpointError (a ValueError) of one line.
+        With a `layout` (`sharding.make_layout`) every device reads its share of the transformer. Its notes may name
+        sampling settings of its own ("sample"). Raises ValueError of one line.
         """
         folder = resolve(path)
-        _, notes = read_config(folder)
-        loaded = load_model(folder)
+        config, notes = read_config(folder)
+        loaded = load_model(folder, shardings=model_shardings(config, layout))
         missing = [name for name in ("transformer", "vqgan") if name not in loaded.params]
         missing += ["tokenizer"] * (loaded.tokenizer is None)
         if missing:
@@ -95,8 +100,10 @@ class Lumina:
             )
         _check_trees(folder, loaded)
         settings = _own_settings(folder, notes)
-        parts = loaded.params["transformer"], loaded.params["vqgan"]
-        return cls(loaded.config, *parts, loaded.tokenizer, settings, digest(folder))
+        transformer = inference_config(config.transformer)
+        params = place_weights(loaded.params["transformer"], transformer, layout, donate=True)
+        vqgan_params, tokenizer = loaded.params["vqgan"], loaded.tokenizer
+        return cls(config, params, vqgan_params, tokenizer, settings, digest(folder), layout)
 
     @property
     def trained_size(self) -> Size:
@@ -107,7 +114,7 @@ class Lumina:
     def loaded(self) -> LoadedModel:
         """The same model as `sampling.generate` takes it."""
         params = {"transformer": self.params, "vqgan": self.vqgan_params}
-        return LoadedModel(self.config, params, self.tokenizer)
+        return LoadedModel(self.config, params, self.tokenizer, self.layout)
 
     @cached_property
     def checkpoint(self) -> str:
@@ -142,7 +149,7 @@ class Lumina:
         chosen = override(self.settings, settings)
         asks, is_list = spread_asks(prompt, size or self.trained_size, seed, negative_prompt, given)
         drawn = draw(self.loaded, asks, chosen, best_of, progress)
-        images = [self._finish(*pair, chosen) for pair in zip(drawn, asks, strict=True)]
+        images = self._finish(drawn, asks, chosen)
         return images if is_list else images[0]
 
     def outpaint(
@@ -184,9 +191,9 @@ class Lumina:
             raise ValueError(f"ids of {ids.dtype} {ids.shape}: want integers [sequences, tokens]")
         if ids.min() < 0 or ids.max() >= size:
             raise ValueError(f"ids from {ids.min()} to {ids.max()}: want 0 to {size - 1}")
-        return np.asarray(
-            _logits(self.params, jnp.asarray(ids, jnp.int32), self.config.transformer)
-        )
+        rows = np.pad(ids, ((0, -len(ids) % batch_ways(self.layout)), (0, 0))).astype(np.int32)
+        logits = _logits(self.params, rows, self.config.transformer, self.layout)
+        return np.asarray(logits)[: len(ids)]
 
     def encode_image(self, image: Picture, target_px: int | None = None) -> np.ndarray:
         """A PIL image, array or file as the int32 ids of an image sentence, from start to end token.
@@ -197,14 +204,14 @@ class Lumina:
         config, vocab = self.config, self.tokenizer.vocab
         side_px, layout = target_px or config.target_px, config.image_layout
         pixels = fit_image(open_image(image), side_px, config.grid, layout=layout)
-        codes = np.asarray(_encode(self.vqgan_params, pixels[None], config.vqgan))[0]
-        return image_sentence(codes, vocab, config.grid, layout)
+        codes = encode_pixels(self.vqgan_params, pixels[None], config.vqgan, self.layout)
+        return image_sentence(np.asarray(codes)[0], vocab, config.grid, layout)
 
     def decode_image(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """An image sentence, start and end token included, as uint8[Y, X, 3]; ValueError where it breaks off."""
         config = self.config
         codes = parse_image(np.asarray(ids), self.tokenizer.vocab, config.grid, config.image_layout)
-        return self._pixels(codes)
+        return decode_images(self.vqgan_params, [codes], config.vqgan, self.layout)[0]
 
     def conversation_ids(
         self, record: Mapping[str, Any], target_px: int | None = None, root: str | Path = "."
@@ -217,24 +224,31 @@ class Lumina:
 
         return conversation_ids(record, self.tokenizer, encode_reference)  # type: ignore[arg-type]
 
-    def _finish(self, drawn: Drawn, ask: Ask, settings: SampleConfig) -> GeneratedImage:
-        codes = drawn.result.codes
-        if codes is None:
-            raise ValueError(
-                f"seed {drawn.seed}: the free grammar wrote no readable image; "
-                "try another seed or grammar='exact'"
+    def _finish(
+        self, drawn: Sequence[Drawn], asks: Sequence[Ask], settings: SampleConfig
+    ) -> list[GeneratedImage]:
+        for one in drawn:
+            if one.result.codes is None:
+                raise ValueError(
+                    f"seed {one.seed}: the free grammar wrote no readable image; "
+                    "try another seed or grammar='exact'"
+                )
+        config, vocab = self.config, self.tokenizer.vocab
+        codes = [one.result.codes for one in drawn if one.result.codes is not None]
+        pixels = decode_images(self.vqgan_params, codes, config.vqgan, self.layout)
+        ids = [image_sentence(each, vocab, config.grid, config.image_layout) for each in codes]
+        parts = zip(pixels, ids, asks, drawn, strict=True)
+        return [
+            GeneratedImage(
+                picture, sentence, ask.prompt, one.seed, settings, self.checkpoint, one.notes
             )
-        config = self.config
-        ids = image_sentence(codes, self.tokenizer.vocab, config.grid, config.image_layout)
-        origin = ask.prompt, drawn.seed, settings, self.checkpoint, drawn.notes
-        return GeneratedImage(self._pixels(codes), ids, *origin)
+            for picture, sentence, ask, one in parts
+        ]
 
     def _codes(self, image: Picture) -> np.ndarray:
-        pixels = whole_patches(open_image(image), self.config.grid.patch_px)
-        return np.asarray(_encode(self.vqgan_params, pixels[None], self.config.vqgan))[0]
-
-    def _pixels(self, codes: np.ndarray) -> np.ndarray:
-        return np.asarray(_decode(self.vqgan_params, codes[None], self.config.vqgan))[0]
+        pixels = whole_patches(open_image(image), self.config.grid.patch_px)[None]
+        codes = encode_pixels(self.vqgan_params, pixels, self.config.vqgan, self.layout)
+        return np.asarray(codes)[0]
 
 
 def _check_trees(folder: Path, loaded: LoadedModel) -> None:
@@ -264,20 +278,6 @@ def _own_settings(folder: Path, notes: Mapping[str, Any]) -> SampleConfig | None
         raise CheckpointError(f"{folder}/config.json: extra.sample: {error}") from None
 
 
-def _cast(params: Any, dtype: str) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _logits(params: Any, ids: Array, config: Any) -> Array:
-    return forward(params, config, ids)[0]
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _encode(params: Any, pixels: Array, config: VQGANConfig) -> Array:
-    return encode(params, config, from_pixels(pixels))
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _decode(params: Any, codes: Array, config: VQGANConfig) -> Array:
-    return to_pixels(decode(params, config, codes))
+@partial(jax.jit, static_argnames=("config", "layout"))
+def _logits(params: Any, ids: Array, config: Any, layout: Layout | None) -> Array:
+    return forward(params, config, ids, layout=layout)[0]

@@ -1,5 +1,6 @@
 """Where arrays live on a device mesh: one row of letters-to-axes per strategy, and no silent replication."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "data": _strategy(("data",)),
     "fsdp": _strategy(("fsdp",), fsdp="fsdp"),
     "tensor": _strategy((), tensor="tensor"),
+    "data_tensor": _strategy(("data",), tensor="tensor"),
     "data_fsdp": _strategy(("data", "fsdp"), fsdp="fsdp"),
     "fsdp_tensor": _strategy(("fsdp",), fsdp="fsdp", tensor="tensor"),
     "data_fsdp_tensor": _strategy(("data", "fsdp"), fsdp="fsdp", tensor="tensor"),
@@ -115,6 +117,18 @@ def batch_sharding(layout: Layout) -> NamedSharding:
     return NamedSharding(layout.mesh, PartitionSpec(STRATEGIES[layout.strategy].batch or None))
 
 
+def batch_ways(layout: Layout | None) -> int:
+    """How many pieces the rows of a batch are split into: what their number must be a multiple of."""
+    if layout is None:
+        return 1
+    return math.prod(layout.mesh.shape[axis] for axis in STRATEGIES[layout.strategy].batch)
+
+
+def place_rows(x: jax.Array, layout: Layout | None) -> jax.Array:
+    """`x` with its first axis, rows, split over the batch axes and all else whole; the identity without a layout."""
+    return x if layout is None else jax.lax.with_sharding_constraint(x, batch_sharding(layout))
+
+
 def constrain(
     x: jax.Array, letters: str, layout: Layout | None, role: str = "activations"
 ) -> jax.Array:
@@ -124,8 +138,15 @@ def constrain(
     """
     if layout is None:
         return x
-    spec = _spec(role, letters, x.shape, layout, f"activation {letters!r}")
-    return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, spec))
+    return jax.lax.with_sharding_constraint(x, letter_sharding(letters, x.shape, layout, role))
+
+
+def letter_sharding(
+    letters: str, shape: tuple[int, ...], layout: Layout, role: str = "activations"
+) -> NamedSharding:
+    """Where an array of these letters lies; ValueError as for `constrain`."""
+    what = f"{role.removesuffix('s')} {letters!r}"
+    return NamedSharding(layout.mesh, _spec(role, letters, shape, layout, what))
 
 
 def param_shardings(abstract_tree: Any, letters: Any, layout: Layout) -> Any:

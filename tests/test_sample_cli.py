@@ -44,6 +44,13 @@ def test_one_prompt_gives_the_file_asked_for(paint, small_lumina, tmp_path: Path
     assert (stored["prompt"], stored["seed"], stored["size"]) == ("a red star", "5", "48x32")
 
 
+def test_mesh_paints_the_same_image(paint, tmp_path: Path) -> None:
+    for mesh in ([], ["--mesh", "data=4"]):
+        paint("--prompt", "a red star", "--size", "48x32", "--out", f"{len(mesh)}.png", *mesh)
+    single, sharded = (np.asarray(Image.open(tmp_path / f"{n}.png"), int) for n in (0, 2))
+    assert np.abs(single - sharded).max() <= 1
+
+
 def test_image_guidance_and_top_p_reach_the_model() -> None:
     given = {}
     model = SimpleNamespace(
@@ -155,6 +162,10 @@ BAD = {
     "one file for two": ([*PROMPT, *PROMPT, "--out", "x.png"], "one file for 2 images"),
     "sheet as jpeg": (["--contact-sheet", "sheet.jpg"], "want a name that ends in .png"),
     "no checkpoint": ([*PROMPT, "--checkpoint", "nowhere"], "nowhere: no checkpoint there"),
+    "no mesh": ([*PROMPT, "--mesh", "8"], "mesh '8': want AXIS=DEVICES, such as tensor=8"),
+    "no strategy": ([*PROMPT, "--mesh", "tensors=8"], "did you mean 'tensor'"),
+    "too few devices": ([*PROMPT, "--mesh", "tensor=16"], "does not fit 8 devices"),
+    "too few heads": ([*PROMPT, "--mesh", "tensor=8"], "cannot be split 8 ways"),
 }
 
 

@@ -20,11 +20,13 @@ from lumina_jax.sharding import (
     STRATEGIES,
     Layout,
     batch_sharding,
+    batch_ways,
     constrain,
     describe,
     make_layout,
     make_mesh,
     param_shardings,
+    place_rows,
     replicated,
     state_shardings,
 )
@@ -33,6 +35,7 @@ MESHES = {
     "data": (("data", -1),),
     "fsdp": (("fsdp", 8),),
     "tensor": (("tensor", 4),),
+    "data_tensor": (("data", 2), ("tensor", 4)),
     "data_fsdp": (("data", 2), ("fsdp", -1)),
     "fsdp_tensor": (("fsdp", -1), ("tensor", 2)),
     "data_fsdp_tensor": (("data", 2), ("fsdp", 2), ("tensor", -1)),
@@ -170,6 +173,34 @@ def test_make_mesh_refuses_what_does_not_fit(axes, match):
     """Sizes that do not multiply to the number of devices."""
     with pytest.raises(ValueError, match=match):
         make_mesh(MeshConfig("data", axes))
+
+
+def test_mesh_config_is_parsed_from_a_command_line():
+    """The strategy is the row named after the axes."""
+    parsed = MeshConfig.parse("data=2, tensor=4")
+    assert parsed == MeshConfig("data_tensor", (("data", 2), ("tensor", 4)))
+    assert (parsed.num_devices, MeshConfig.parse("tensor=8").num_devices) == (8, 8)
+
+
+@pytest.mark.parametrize("text", ["", "8", "tensor", "tensor=", "tensor=0", "tensor=-1", "=8"])
+def test_mesh_config_refuses_what_is_no_mesh(text):
+    """With the form that is wanted."""
+    with pytest.raises(ValueError, match="want AXIS=DEVICES, such as tensor=8"):
+        MeshConfig.parse(text)
+
+
+def test_batch_ways_counts_the_batch_axes_alone():
+    """One without a mesh."""
+    ways = [batch_ways(build_layout(name)) for name in ("tensor", "data_tensor", "data_fsdp")]
+    assert [batch_ways(None), *ways] == [1, 1, 2, 8]
+
+
+def test_place_rows_splits_rows_and_keeps_the_rest_whole():
+    """The identity without a layout."""
+    x = jnp.zeros((4, 6))
+    assert place_rows(x, None) is x
+    placed = jax.jit(lambda x: place_rows(x, build_layout("data_tensor")))(x)
+    assert placed.addressable_shards[0].data.shape == (2, 6)
 
 
 def test_layout_wants_exactly_the_strategys_axes():

@@ -27,7 +27,7 @@ class Context(NamedTuple):
 
 
 class LayerCache(NamedTuple):
-    """One layer's keys and values, [B, T, K, H]."""
+    """One layer's keys and values, [B, K, T, H]."""
 
     keys: Array
     values: Array
@@ -69,9 +69,12 @@ class Block(nn.Module):
         key = rotate(HeadNorm(config, name="k_norm")(key), context.angles)
         if cache is not None:
             assert context.start is not None
-            key = write(cache.keys, key, context.start)
-            value = write(cache.values, value, context.start)
-            cache = LayerCache(key, value)
+            keys = write(cache.keys, key, context.start)
+            values = write(cache.values, value, context.start)
+            cache = LayerCache(
+                constrain(keys, "B K T H", layout), constrain(values, "B K T H", layout)
+            )
+            key, value = cache.keys.swapaxes(1, 2), cache.values.swapaxes(1, 2)
         mixed = attention(query, key, value, start=context.start, segment_ids=context.segment_ids)
         return product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), cache
 

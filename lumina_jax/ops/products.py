@@ -20,4 +20,8 @@ def product(spec: str, x: Array, weight: Any) -> Array:
     """`jnp.einsum(spec, x, weight)` in the dtype of x."""
     if isinstance(weight, StoredWeight):
         return weight.product(spec, x)
+    if spec == "BSNH,NHD->BSD":
+        # As one axis: of two, a GPU's compiler may swap their order, and copies the weight to do so.
+        x, weight = x.reshape(*x.shape[:2], -1), weight.reshape(-1, weight.shape[-1])
+        spec = "BSE,ED->BSD"
     return jnp.einsum(spec, x, weight.astype(x.dtype))

@@ -10,6 +10,7 @@ from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.sampling.grammar import ImagePlan
 from lumina_jax.sampling.guidance import scheduled_scales
 from lumina_jax.sampling.policy import Policy, make_policy
+from lumina_jax.sharding import Layout, batch_ways
 
 SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests share a program
 
@@ -17,11 +18,11 @@ SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests shar
 class Network(NamedTuple):
     """The transformer of a model as decoders use it."""
 
+    # with the rows of the image codes in the place of the whole head (`placement.with_code_head`)
     params: Any
     config: TransformerConfig
-    codes: tuple[
-        int, int
-    ]  # (first id, how many): the image codes, the slice of the head that is computed
+    codes: tuple[int, int]  # (first id, how many): the image codes
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,11 @@ def policy_of(jobs: Sequence[Job], num_tokens: int) -> Policy:
             scales = scheduled_scales(job.settings.guidance_schedule, job.plan)
             row[: len(scales)] = scales
     return make_policy(settings, [job.request.seed for job in jobs], schedule=schedule)
+
+
+def padded_count(num_requests: int, layout: Layout | None) -> int:
+    """How many requests a batch of so many is filled up to: a power of two that the mesh can split."""
+    return round_up(1 << (num_requests - 1).bit_length(), batch_ways(layout))
 
 
 def round_up(length: int, multiple: int) -> int:

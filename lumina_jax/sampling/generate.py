@@ -11,9 +11,12 @@ from lumina_jax.config import ModelConfig, SampleConfig, TransformerConfig
 from lumina_jax.dims import pick
 from lumina_jax.sampling import DECODERS, original
 from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, Request, round_up
+from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.grammar import check_room, plan_image, warn_untrained
 from lumina_jax.sampling.guidance import stream_contexts
+from lumina_jax.sampling.placement import with_code_head
 from lumina_jax.sampling.sequential import inference_config
+from lumina_jax.sharding import Layout, batch_ways
 
 if TYPE_CHECKING:
     from lumina_jax.checkpoint import LoadedModel
@@ -75,7 +78,8 @@ def network_of(model: "LoadedModel") -> Network:
     """The model's transformer as decoders use it."""
     vocab = model.tokenizer.vocab
     codes = (vocab.first_code_id, vocab.num_codes)
-    return Network(model.params["transformer"], inference_config(model.config.transformer), codes)
+    params = with_code_head(model.params["transformer"], codes, model.layout)
+    return Network(params, inference_config(model.config.transformer), codes, model.layout)
 
 
 def prepare(
@@ -85,16 +89,21 @@ def prepare(
     return [_prepare(model, index, request, settings) for index, request in enumerate(requests)]
 
 
-def batch_limit(config: TransformerConfig, num_slots: int, num_streams: int) -> int:
+def batch_limit(
+    config: TransformerConfig, num_slots: int, num_streams: int, layout: Layout | None = None
+) -> int:
     """How many requests have the caches of their streams in CACHE_BYTES: a power of two from 1 to MAX_BATCH.
 
     A 7B model in bfloat16 that paints 768x768 px (2432 slots) takes 2.4 GiB a guided request: 2 of them.
+    Both limits are of one device: a mesh splits a cache over all of them, requests over those of its batch axes.
     """
     token_values = 2 * config.num_layers * config.num_kv_heads * config.head_size
     request_bytes = (
         num_streams * num_slots * token_values * jnp.dtype(config.compute_dtype).itemsize
     )
-    fitting = min(max(1, CACHE_BYTES // request_bytes), MAX_BATCH)
+    num_devices = 1 if layout is None else layout.mesh.size
+    ways = batch_ways(layout)
+    fitting = min(max(ways, num_devices * CACHE_BYTES // request_bytes), MAX_BATCH * ways)
     return 1 << (fitting.bit_length() - 1)
 
 
@@ -110,6 +119,7 @@ def _prepare(
             f"prompt of {len(request.prompt_ids)} tokens: want at least start and separator"
         )
     pick(DECODERS, settings.decoder, "decoder")
+    pick(DRAFTS, settings.drafts, "draft")
     config, vocab = model.config, model.tokenizer.vocab
     size = request.width_px, request.height_px
     check_room(*size, len(request.prompt_ids), config)
@@ -156,7 +166,8 @@ def _group_of(job: Job) -> tuple:
 def _limit(model: "LoadedModel", jobs: Sequence[Job]) -> int:
     total = max(job.num_tokens for job in jobs)
     num_slots = round_up(total + jobs[0].settings.window, SLOT_BUCKET)
-    return batch_limit(model.config.transformer, num_slots, len(jobs[0].contexts))
+    num_streams = len(jobs[0].contexts)
+    return batch_limit(model.config.transformer, num_slots, num_streams, model.layout)
 
 
 def _draw(

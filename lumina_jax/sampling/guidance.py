@@ -73,8 +73,9 @@ def guide_rows(
     logits: Float[Array, "rows V"], scales: Float[Array, "B steps"]
 ) -> Float[Array, "B V"]:
     """The requests' guided logits out of the batch's rows, R = steps + 1 for each."""
-    num_streams = scales.shape[1] + 1
-    return guide([logits[stream::num_streams] for stream in range(num_streams)], scales)
+    num_requests, num_steps = scales.shape
+    streams = logits.reshape(num_requests, num_steps + 1, -1)
+    return guide([streams[:, stream] for stream in range(num_steps + 1)], scales)
 
 
 @typed

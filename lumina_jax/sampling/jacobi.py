@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, policy_of, round_up
+from lumina_jax.sampling.batch import (
+    SLOT_BUCKET,
+    DrawnRow,
+    Job,
+    Network,
+    padded_count,
+    policy_of,
+    round_up,
+)
 from lumina_jax.sampling.policy import Policy
 from lumina_jax.sampling.rules import Accept, Rule
 from lumina_jax.sampling.window import (
@@ -39,7 +47,7 @@ class Slots:
     def __init__(self, network: Network, rule: Rule, sizes: Sizes, policy: Policy):
         """Empty slots; `policy` has the shape of theirs, its values are placeholders."""
         self._network, self._sizes = network, sizes
-        self._program = Program(network.config, network.codes, rule)
+        self._program = Program(network.config, network.codes, rule, network.layout)
         self._state = empty_state(self._program, policy, sizes.num_slots, sizes.num_tokens)
         self._jobs: list[Job | None] = [None] * len(policy.seed)
         self._told = [0] * len(self._jobs)
@@ -87,7 +95,7 @@ class Slots:
 def decode(network: Network, jobs: Sequence[Job], limit: int, accept: Accept) -> Iterator[DrawnRow]:
     """Draw jobs of any sizes; up to `limit` at a time, and a finished one makes room for the next."""
     rule = Rule(accept, jobs[0].settings.window, jobs[0].settings.drafts)
-    num_slots = min(limit, 1 << (len(jobs) - 1).bit_length())
+    num_slots = min(limit, padded_count(len(jobs), network.layout))
     filled = [jobs[0]] * num_slots
     sizes = sizes_of(jobs, rule)
     slots = Slots(network, rule, sizes, policy_of(filled, sizes.num_tokens))

@@ -15,7 +15,8 @@ import numpy as np
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import forward
-from lumina_jax.sampling.batch import SLOT_BUCKET, Job, Network, round_up
+from lumina_jax.sampling.batch import SLOT_BUCKET, Job, Network, padded_count, round_up
+from lumina_jax.sharding import Layout
 from lumina_jax.unirep.grid import FREE
 
 BATCH_LOGITS = 2**26  # how many logits are held at once
@@ -46,7 +47,7 @@ def log_probabilities(
     lengths = [len(context) + len(text) for context, text in zip(contexts, texts, strict=True)]
     num_tokens = round_up(max(lengths), SLOT_BUCKET)
     batch = max(1, min(len(contexts), BATCH_LOGITS // (num_tokens * network.codes[1])))
-    batch = 1 << (batch.bit_length() - 1)
+    batch = padded_count(1 << (batch.bit_length() - 1), network.layout)
     means = []
     for first in range(0, len(contexts), batch):
         ids = np.zeros((batch, num_tokens), np.int32)
@@ -57,16 +58,22 @@ def log_probabilities(
             ids[row, : len(context) + len(text)] = np.concatenate([context, text])
             marks[row, len(context) : len(context) + len(text)] = free
         args = network.params, jnp.asarray(ids), jnp.asarray(marks)
-        means.append(np.asarray(_mean_log_p(*args, network.config, network.codes)))
+        static = network.config, network.codes, network.layout
+        means.append(np.asarray(_mean_log_p(*args, *static)))
     return np.concatenate(means)[: len(contexts)]
 
 
-@partial(jax.jit, static_argnames=("config", "codes"))
+@partial(jax.jit, static_argnames=("config", "codes", "layout"))
 def _mean_log_p(
-    params: Any, ids: Array, marks: Array, config: TransformerConfig, codes: tuple[int, int]
+    params: Any,
+    ids: Array,
+    marks: Array,
+    config: TransformerConfig,
+    codes: tuple[int, int],
+    layout: Layout | None,
 ) -> Array:
     """Float32[B] of ids and marks [B, S]; the first token of a row is never marked."""
-    logits, _ = forward(params, config, ids[:, :-1], head_slice=codes)
+    logits, _ = forward(params, config, ids[:, :-1], layout=layout)
     targets = jnp.clip(ids[:, 1:] - codes[0], 0, codes[1] - 1)[..., None]
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), targets, axis=-1)[..., 0]
     counted = marks[:, 1:]

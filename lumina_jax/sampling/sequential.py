@@ -18,12 +18,22 @@ import numpy as np
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
-from lumina_jax.model.chameleon import forward
-from lumina_jax.ops.cache import Cache, init_cache, rewind
-from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, policy_of, round_up
+from lumina_jax.model.chameleon import forward, hidden_states
+from lumina_jax.ops.cache import Cache, rewind
+from lumina_jax.sampling.batch import (
+    SLOT_BUCKET,
+    DrawnRow,
+    Job,
+    Network,
+    padded_count,
+    policy_of,
+    round_up,
+)
 from lumina_jax.sampling.grammar import ImagePlan
 from lumina_jax.sampling.guidance import guide_rows, to_rows
+from lumina_jax.sampling.placement import sharded_cache
 from lumina_jax.sampling.policy import Policy, draw, scales_at
+from lumina_jax.sharding import Layout, place_rows
 from lumina_jax.unirep.grid import FREE
 
 MAX_PADDING = 256  # how much `padded_length` adds at most
@@ -34,8 +44,9 @@ class Program(NamedTuple):
     """What a compiled run of codes depends on besides the shapes of its arrays."""
 
     transformer: TransformerConfig
-    codes: tuple[int, int]  # (first id, how many): the slice of the head that is computed
+    codes: tuple[int, int]  # (first id, how many): the rows that the head has left
     max_columns: int  # longest run of codes, with room to spare
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +92,8 @@ def draw_runs(network: Network, batch: Batch) -> Iterator[Array]:
     """
     plan = batch.plan
     longest = max(stop - start for start, stop in plan.runs)
-    program = Program(network.config, network.codes, round_up(longest, 128))
-    cache, window = prefill(network.params, network.config, batch)
+    program = Program(network.config, network.codes, round_up(longest, 128), network.layout)
+    cache, window = prefill(network, batch)
     for start, stop in plan.free_runs:
         place = jnp.array([start, stop - start, plan.line_end_id], jnp.int32)
         cache, window, drawn = draw_run(network.params, cache, window, place, batch.policy, program)
@@ -99,7 +110,7 @@ def padded_length(length: int) -> int:
     return max(32, 1 << (length - 1).bit_length()) if length <= 256 else -(-length // 256) * 256
 
 
-def prefill(params: Any, config: TransformerConfig, batch: Batch) -> tuple[Cache, Array]:
+def prefill(network: Network, batch: Batch) -> tuple[Cache, Array]:
     """The cache of all contexts but their last WINDOW tokens, and those: Int[rows, WINDOW].
 
     Contexts of different lengths are padded on the right, and the cache is rewound to each row's own length.
@@ -109,7 +120,8 @@ def prefill(params: Any, config: TransformerConfig, batch: Batch) -> tuple[Cache
     for row, context in zip(padded, contexts, strict=True):
         row[: len(context) - WINDOW] = context[:-WINDOW]
     lengths = np.array([len(context) - WINDOW for context in contexts], np.int32)
-    cache = _fill_cache(params, padded, lengths, config, batch.num_slots)
+    place = batch.num_slots, network.layout
+    cache = fill_cache(network.params, padded, lengths, network.config, *place)
     return cache, jnp.array([context[-WINDOW:] for context in contexts], jnp.int32)
 
 
@@ -117,21 +129,20 @@ def prefill(params: Any, config: TransformerConfig, batch: Batch) -> tuple[Cache
 def draw_run(
     params: Any, cache: Cache, window: Array, place: Array, policy: Policy, program: Program
 ) -> tuple[Cache, Array, Array]:
-    """Draw one run of codes after `window`, Int[rows, WINDOW].
+    """Draw one run of codes after `window`, Int[rows, WINDOW]; `params` are those of `with_code_head`.
 
     `place` = (index of the run's first token in the image sentence, length of the run, id that follows it). Returns the
     cache (which lacks the run's last code), the next window [last code, that id], and Int[B, max_columns] codes.
     """
     first_index, num_codes, next_id = place
-    first_code_id = program.codes[0]
+    first_code_id, layout = program.codes[0], program.layout
 
     def draw_next(cache: Cache, ids: Array, column: Array) -> tuple[Cache, Array]:
-        logits, grown = forward(
-            params, program.transformer, ids, cache=cache, head_slice=program.codes
-        )
+        logits, grown = forward(params, program.transformer, ids, cache=cache, layout=layout)
         assert grown is not None
         place = first_index + column
-        logits = guide_rows(logits[:, -1], scales_at(policy, place))
+        # Rows come together here, once: the draw reads all codes of a row many times.
+        logits = guide_rows(place_rows(logits[:, -1], layout), scales_at(policy, place))
         return grown, draw(logits, policy, place)
 
     def step(column: Array, carry: tuple) -> tuple:
@@ -155,8 +166,8 @@ def _shared_shape(jobs: Sequence[Job]) -> Shape:
 
 
 def _draw_batch(network: Network, jobs: Sequence[Job], shape: Shape) -> Iterator[DrawnRow]:
-    """Draw jobs of one size, filled up to a power of two with copies of the first."""
-    filled = [*jobs, *[jobs[0]] * ((1 << (len(jobs) - 1).bit_length()) - len(jobs))]
+    """Draw jobs of one size, filled up with copies of the first."""
+    filled = [*jobs, *[jobs[0]] * (padded_count(len(jobs), network.layout) - len(jobs))]
     contexts = [context for job in filled for context in job.contexts]
     policy = policy_of(filled, shape.num_slots)
     plan = jobs[0].plan
@@ -187,12 +198,17 @@ def _draw_batch(network: Network, jobs: Sequence[Job], shape: Shape) -> Iterator
     yield finished(*waiting)
 
 
-@partial(jax.jit, static_argnames=("config", "num_slots"))
-def _fill_cache(
-    params: Any, ids: Array, lengths: Array, config: TransformerConfig, num_slots: int
+@partial(jax.jit, static_argnames=("config", "num_slots", "layout"))
+def fill_cache(
+    params: Any,
+    ids: Array,
+    lengths: Array,
+    config: TransformerConfig,
+    num_slots: int,
+    layout: Layout | None = None,
 ) -> Cache:
-    _, cache = forward(
-        params, config, ids, cache=init_cache(config, ids.shape[0], num_slots), head_slice=(0, 1)
-    )
+    """A cache of `num_slots` that holds the first lengths[b] of ids[b], Int[rows, S]."""
+    empty = sharded_cache(config, ids.shape[0], num_slots, layout)
+    _, cache = hidden_states(params, config, ids, cache=empty, layout=layout)
     assert cache is not None
     return rewind(cache, lengths)

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
-from lumina_jax.model.chameleon import forward
-from lumina_jax.ops.cache import Cache, init_cache
+from lumina_jax.model.chameleon import forward, hidden_states
+from lumina_jax.ops.cache import Cache
 from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.guidance import guide_rows, to_rows
+from lumina_jax.sampling.placement import sharded_cache
 from lumina_jax.sampling.policy import Policy, scales_at
 from lumina_jax.sampling.rules import (
     Proposal,
@@ -29,6 +30,7 @@ from lumina_jax.sampling.rules import (
     positional_noise,
     spread,
 )
+from lumina_jax.sharding import Layout, place_rows
 from lumina_jax.unirep.grid import FREE
 
 CHUNK = 32  # tokens of a context that go through the model at once
@@ -38,8 +40,9 @@ class Program(NamedTuple):
     """What the compiled programs depend on besides the shapes of the state."""
 
     transformer: TransformerConfig
-    codes: tuple[int, int]  # (first id, how many): the slice of the head that is computed
+    codes: tuple[int, int]  # (first id, how many): the rows that the head has left
     rule: Rule
+    layout: Layout | None = None
 
 
 class Sentence(NamedTuple):
@@ -84,7 +87,7 @@ def empty_state(program: Program, policy: Policy, num_slots: int, num_tokens: in
     sentence = Sentence(table, table, zeros + 1, zeros + 1, zeros + 1, zeros, zeros)
     coupled = program.rule.accept == "coupled"
     return State(
-        cache=init_cache(program.transformer, num_rows * num_streams, num_slots),
+        cache=sharded_cache(program.transformer, num_rows * num_streams, num_slots, program.layout),
         base=jnp.ones((num_rows * num_streams,), jnp.int32),
         sentence=jax.tree.map(jnp.copy, sentence),  # donated: no two leaves may share memory
         law=jnp.zeros((num_rows, window, program.codes[1])) if coupled else None,
@@ -106,7 +109,9 @@ def admit(params: Any, state: State, slot: Array, arrival: Arrival, program: Pro
 
     def read_chunk(index: Array, cache: Cache) -> Cache:
         ids = jax.lax.dynamic_slice_in_dim(arrival.contexts, index * CHUNK, CHUNK, axis=1)
-        _, grown = forward(params, program.transformer, ids, cache=cache, head_slice=(0, 1))
+        _, grown = hidden_states(
+            params, program.transformer, ids, cache=cache, layout=program.layout
+        )
         assert grown is not None
         return grown
 
@@ -158,11 +163,10 @@ def one_pass(params: Any, state: State, program: Program) -> State:
     window = to_rows(jnp.concatenate([last, guessed_ids[:, :-1]], axis=1), num_streams)
     length = state.base + to_rows(sentence.place, num_streams) - 1
     cache = state.cache._replace(length=length)
-    logits, cache = forward(
-        params, program.transformer, window, cache=cache, head_slice=program.codes
-    )
+    logits, cache = forward(params, program.transformer, window, cache=cache, layout=program.layout)
     assert cache is not None
-    drawn = _draw(_guided(logits, at, state.policy), guess, noise, at, state, program)
+    guided = _guided(place_rows(logits, program.layout), at, state.policy)
+    drawn = _draw(guided, guess, noise, at, state, program)
     ids = jnp.where(forced == FREE, drawn.codes + first_code_id, forced)
 
     room = sentence.stop - sentence.place
@@ -205,8 +209,8 @@ def _draw(
 def _guided(logits: Array, at: Array, policy: Policy) -> Array:
     """[B R, W, M] to [B, W, M]."""
     window, num_codes = logits.shape[1:]
-    streams = [logits[stream :: policy.num_streams] for stream in range(policy.num_streams)]
-    rows = jnp.stack(streams, axis=2).reshape(-1, num_codes)  # B, W, R
+    streams = logits.reshape(-1, policy.num_streams, window, num_codes)
+    rows = streams.swapaxes(1, 2).reshape(-1, num_codes)  # B, W, R
     scales = scales_at(spread(policy, window), at.reshape(-1))
     return guide_rows(rows, scales).reshape(-1, window, num_codes)
 

@@ -19,18 +19,18 @@ CONFIG = TransformerConfig(
 
 
 def test_init_cache_is_empty_with_one_array_a_layer():
-    """Shape [B, T, K, H] in the compute dtype, nothing filled."""
+    """Shape [B, K, T, H] in the compute dtype, nothing filled."""
     cache = init_cache(CONFIG, num_rows=2, num_slots=5)
-    assert [leaf.shape for leaf in (*cache.keys, *cache.values)] == [(2, 5, 2, 4)] * 6
+    assert [leaf.shape for leaf in (*cache.keys, *cache.values)] == [(2, 2, 5, 4)] * 6
     assert cache.keys[0].dtype == jnp.bfloat16
     assert cache.length.tolist() == [0, 0]
 
 
 def test_write_places_each_row_at_its_start():
     """Rows starting at 0 and 2: the other slots stay as they were."""
-    slots = -jnp.ones((2, 5, 1, 1))
+    slots = -jnp.ones((2, 1, 5, 1))
     window = jnp.arange(4.0).reshape(2, 2, 1, 1)
-    got = write(slots, window, jnp.array([0, 2], jnp.int32))[:, :, 0, 0]
+    got = write(slots, window, jnp.array([0, 2], jnp.int32))[:, 0, :, 0]
     np.testing.assert_array_equal(got, [[0, 1, -1, -1, -1], [-1, -1, 2, 3, -1]])
 
 

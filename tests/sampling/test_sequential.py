@@ -144,10 +144,10 @@ def test_sizes_and_settings_share_one_program(small_lumina) -> None:
     sizes = [(48, 32), (32, 48), (16, 64), (64, 48)]
     requests = [requests_of(small_lumina, ["a red star"], size)[0] for size in sizes]
     generate(small_lumina.loaded, requests, GREEDY)
-    compiled = sequential.draw_run._cache_size(), sequential._fill_cache._cache_size()
+    compiled = sequential.draw_run._cache_size(), sequential.fill_cache._cache_size()
     other = SampleConfig(guidance=3.0, temperature=0.5, image_top_k=7)
     generate(small_lumina.loaded, requests[1:] + requests[:1], other)
-    assert (sequential.draw_run._cache_size(), sequential._fill_cache._cache_size()) == compiled
+    assert (sequential.draw_run._cache_size(), sequential.fill_cache._cache_size()) == compiled
 
 
 def test_padded_length_has_few_values() -> None:

@@ -1,0 +1,135 @@
+"""What decoders ask of a mesh: where weights, cache and rows lie, and how weights lie in an accelerator's memory.
+
+Every decoder, over whatever mesh: `place_weights` once a model, `with_code_head` once a call, `sharded_cache` inside
+the prefill, and `layout` handed to `forward`, whose constraints keep all of it in place.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Format
+from jax.experimental.layout import Layout as MemoryLayout
+
+from lumina_jax.config import ModelConfig, TransformerConfig
+from lumina_jax.dims import Array
+from lumina_jax.model.params import abstract_params, param_letters
+from lumina_jax.ops.cache import Cache, init_cache
+from lumina_jax.sharding import (
+    Layout,
+    batch_sharding,
+    constrain,
+    letter_sharding,
+    param_shardings,
+    replicated,
+)
+from lumina_jax.vqgan.codec import abstract_vqgan
+
+# Axes from the slowest to the fastest in memory, of weights that a TPU's compiler would otherwise turn round in every
+# run of the program: 3 GiB of copies for a 7B (docs/benchmarks.md, "Decoding ahead of time").
+TPU_ORDER = {"D N H": (1, 0, 2), "D K H": (1, 0, 2)}
+
+
+def model_shardings(config: ModelConfig, layout: Layout | None) -> dict[str, Any] | None:
+    """Where a checkpoint is read to: the transformer split, the VQGAN whole on every device; None without a mesh."""
+    if layout is None:
+        return None
+    whole = jax.tree.map(lambda _: replicated(layout), abstract_vqgan(config.vqgan))
+    return {"transformer": weight_shardings(config.transformer, layout), "vqgan": whole}
+
+
+def weight_shardings(config: TransformerConfig, layout: Layout) -> Any:
+    """One NamedSharding per unstacked weight; ValueError of one line for a model that the mesh does not divide."""
+    config = replace(config, scan_layers=False)
+    return param_shardings(abstract_params(config), param_letters(config), layout)
+
+
+def weight_formats(config: TransformerConfig, layout: Layout | None = None) -> Any:
+    """Where and in which order each unstacked weight lies: a Format on TPUs for those of TPU_ORDER, else a Sharding.
+
+    Without a mesh: on the first device.
+    """
+    letters = param_letters(replace(config, scan_layers=False))
+    if layout is None:
+        device = jax.devices()[0]
+        places = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(device), letters)
+    else:
+        device = layout.mesh.devices.flat[0]
+        places = weight_shardings(config, layout)
+    orders = TPU_ORDER if device.platform == "tpu" else {}
+    return jax.tree.map(
+        lambda names, place: (
+            Format(MemoryLayout(orders[names]), place) if names in orders else place
+        ),
+        letters,
+        places,
+    )
+
+
+def place_weights(
+    params: Any, config: TransformerConfig, layout: Layout | None = None, donate: bool = False
+) -> Any:
+    """Unstacked weights in the compute dtype, where and in the order in which the decoders read them.
+
+    `donate` frees each of the given arrays once it has been copied.
+    """
+    cast = jax.tree.map(partial(_cast, dtype=config.compute_dtype, donate=donate), params)
+    if layout is None and jax.devices()[0].platform != "tpu":
+        return jax.tree.map(jnp.asarray, cast)
+    return jax.tree.map(
+        lambda place, leaf: jax.device_put(leaf, place, donate=donate),
+        weight_formats(config, layout),
+        cast,
+    )
+
+
+def with_code_head(params: Any, codes: tuple[int, int], layout: Layout | None = None) -> Any:
+    """The weights with the head's rows of the image codes, (first id, how many), in the place of the whole head.
+
+    Cut out once a call: a slice of a sharded table is spread over all devices again, not in every step.
+    """
+    return {**params, "head": {"table": _rows(params["head"]["table"], codes, layout)}}
+
+
+def cache_shardings(
+    config: TransformerConfig, num_rows: int, num_slots: int, layout: Layout
+) -> Cache:
+    """Where a cache lies: heads split over the devices, rows over the batch axes; a Cache of shardings."""
+    abstract = jax.eval_shape(lambda: init_cache(config, num_rows, num_slots))
+    return jax.tree.map(
+        lambda leaf: (
+            letter_sharding("B K T H", leaf.shape, layout)
+            if leaf.ndim == 4
+            else batch_sharding(layout)
+        ),
+        abstract,
+    )
+
+
+def sharded_cache(
+    config: TransformerConfig, num_rows: int, num_slots: int, layout: Layout | None = None
+) -> Cache:
+    """An empty cache in its `cache_shardings`, for use inside a compiled function."""
+    cache = init_cache(config, num_rows, num_slots)
+    if layout is None:
+        return cache
+    places = cache_shardings(config, num_rows, num_slots, layout)
+    return jax.lax.with_sharding_constraint(cache, places)
+
+
+def _cast(leaf: Any, dtype: str, donate: bool) -> Any:
+    """`leaf`, of numpy or jax, in another dtype and the same place."""
+    if leaf.dtype == jnp.dtype(dtype):
+        return leaf
+    cast = leaf.astype(dtype)
+    if donate and isinstance(leaf, jax.Array):
+        leaf.delete()
+    return cast
+
+
+@partial(jax.jit, static_argnames=("codes", "layout"))
+def _rows(table: Array, codes: tuple[int, int], layout: Layout | None) -> Array:
+    rows = jax.lax.slice_in_dim(table, codes[0], sum(codes))
+    return constrain(rows, "V D", layout, role="weights")

@@ -1,0 +1,72 @@
+"""Compiling for TPUs ahead of time: a tiny model passes the checks, and a broken one fails them."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = "TransformerConfig(2, 1024, 16, 8, 128, 2048, 16384, qk_norm_shards=4)"
+SCRIPT = f"""
+import json
+from functools import partial
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from benchmarks import aot_decode
+from benchmarks._targets import V6E, Target, devices
+from lumina_jax.config import TransformerConfig
+from lumina_jax.sharding import Layout
+
+def check(num_chips, topology, *programs):
+    chips = devices(Target("7b", V6E, topology, num_chips))
+    layout = Layout(Mesh(np.array(chips), ("tensor",)), "tensor")
+    setup = aot_decode.build({CONFIG}, layout, 512)
+    found = {{}}
+    for name in programs:
+        case = aot_decode.PROGRAMS[name]
+        measured = aot_decode.measure(case, setup)
+        found[name] = aot_decode.problems(case, setup, measured, V6E.memory_bytes)
+        tiny = aot_decode.problems(case, setup, measured, 2 * 2**20)
+    return [found, tiny]
+
+whole = check(8, "v6e:2x4", "prefill", "draw_run")
+names = ("program",)
+aot_decode.draw_run = jax.jit(aot_decode.draw_run.__wrapped__, static_argnames=names)
+print(json.dumps([*whole, check(1, "v6e:1x1", "draw_run")[0]]))
+"""
+
+
+@pytest.mark.aot
+def test_tiny_model_passes_and_broken_ones_fail() -> None:
+    """Eight chips pass; a chip of 2 MiB is too small; a cache that is not donated is copied."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install -r requirements-tpu.txt")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    whole, tiny, copied = json.loads(result.stdout.splitlines()[-1])
+    assert whole == {"prefill": [], "draw_run": []}
+    assert any(line.startswith("peak memory") for line in tiny)
+    assert any(line.startswith("cache copied: 0.000 GiB") for line in copied["draw_run"])
+
+
+@pytest.mark.aot
+def test_target_without_its_compiler_is_skipped_in_one_line() -> None:
+    """In a Python that does not find libtpu."""
+    code = "import sys; sys.modules['libtpu'] = None; from benchmarks import aot_decode; "
+    code += "aot_decode.main(['--targets', '7b v6e-1'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment.pop("TPU_LIBRARY_PATH", None)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    said = [line for line in result.stderr.splitlines() if line.startswith("skipped 7b v6e-1: ")]
+    assert len(said) == 1
