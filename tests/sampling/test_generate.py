@@ -197,7 +197,6 @@ def test_requests_share_a_batch_only_with_equal_streams_and_cuts(
         replace(SETTINGS, image_guidance=1.2, image_top_p=0.3),
         replace(SETTINGS, image_min_p=0.1),
         replace(SETTINGS, guidance_schedule=(1.0, 2.0)),
-        replace(SETTINGS, guidance_schedule=(1.0, 1.0)),
     ]
     generate(small_lumina.loaded, [replace(request_for("a"), settings=each) for each in kinds * 2])
     assert seen == [
