@@ -83,7 +83,7 @@ def test_controlled_row_equals_the_same_request_alone(small_lumina, request_for,
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_new_values_of_controls_compile_nothing(small_lumina, request_for, decoder) -> None:
     settings = replace(SCHEDULED, decoder=decoder, window=4)
-    programs = (sequential.draw_run, sequential._fill_cache, window.admit, window.advance)
+    programs = (sequential.draw_run, sequential.fill_cache, window.admit, window.advance)
     generate(small_lumina.loaded, controlled(request_for), settings)
     compiled = [program._cache_size() for program in programs]
     other = replace(settings, guidance_schedule=(1.0, 2.5), image_min_p=0.6, image_top_k=12)
