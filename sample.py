@@ -3,6 +3,8 @@
     python sample.py --prompt "a red dome left of a blue ring" --size 128x96 --seed 1 --out dome.png
     python sample.py --prompt "a dome" --prompt "three rings" --out pictures/
     python sample.py --contact-sheet sheet.png
+    python sample.py --prompt "a red dome" --outpaint upper.png --size 128x128
+    python sample.py --prompt "a blue ring" --inpaint image.png --mask mask.png
 
 Every PNG carries its prompt, seed and settings as metadata.
 """
@@ -36,10 +38,18 @@ class Options:
     guidance: float | None = None
     # pull of the prompt's images alone, in a third stream (Chameleon: 1.2); default: the model's own
     image_guidance: float | None = None
+    # in place of it, from the first row to the last, linear between: 4 2 falls from 4 to 2
+    guidance_schedule: tuple[float, ...] | None = None
+    negative_prompt: str | None = None  # what guidance moves away from
     top_k: int | None = None  # image codes to draw among; 1 is greedy; default: the model's own
     top_p: float | None = None  # share of their probability to draw from; default: the model's own
+    min_p: float | None = None  # least probability of a code, in shares of the likeliest one's
     temperature: float | None = None  # default: the model's own
     grammar: str | None = None  # exact: the asked size; original: as the original, unenforced
+    best_of: int = 1  # paint so many of each, keep the one that the model finds likeliest
+    outpaint: Path | None = None  # a picture that becomes the upper part of one of --size
+    inpaint: Path | None = None  # a picture of which the white part of --mask is painted anew
+    mask: Path | None = None
     checkpoint: str = "scenes"  # a model checkpoint's folder, or the name of a shipped model
     # devices to share the model and the work, such as tensor=8 or data=2,tensor=4; default: the first device alone
     mesh: str | None = None
@@ -77,6 +87,7 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
         return [(prompt, size) for prompt, size in DEFAULT_REQUESTS], []
     if any(not prompt.strip() for prompt in options.prompt):
         raise ValueError('empty prompt: say what to paint, --prompt "a red dome"')
+    check_pictures(options)
     requests = [(prompt, parse_size(options.size)) for prompt in options.prompt]
     if options.out.suffix.lower() == ".png":
         if len(requests) > 1:
@@ -91,6 +102,18 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
         )
     check_folder(options.out)
     return requests, [options.out / file_name(*pair) for pair in enumerate(options.prompt)]
+
+
+def check_pictures(options: Options) -> None:
+    """ValueError of one line unless the pictures to paint in belong together."""
+    if options.outpaint is not None and options.inpaint is not None:
+        raise ValueError("--outpaint and --inpaint: one of them at a time")
+    if options.outpaint is not None and options.size is None:
+        raise ValueError(f"--outpaint {options.outpaint}: how large is it to become? give --size")
+    if (options.inpaint is None) != (options.mask is None):
+        raise ValueError("--inpaint and --mask: want both, two pictures of one size")
+    if options.inpaint is not None and options.size is not None:
+        raise ValueError("--size: --inpaint keeps the size of its picture; drop one of them")
 
 
 def choose_layout(options: Options) -> "Layout | None":
@@ -110,18 +133,27 @@ def choose_layout(options: Options) -> "Layout | None":
 
 def paint(model: "Lumina", options: Options, requests: list) -> list["GeneratedImage"]:
     """All images, and the contact sheet where one is asked for."""
-    images = model.generate(
-        [prompt for prompt, _ in requests],
-        [size or model.trained_size for _, size in requests],
-        options.seed,
-        guidance=options.guidance,
-        image_guidance=options.image_guidance,
-        temperature=options.temperature,
-        image_top_k=options.top_k,
-        image_top_p=options.top_p,
-        grammar=options.grammar,
-        progress=True,
-    )
+    prompts = [prompt for prompt, _ in requests]
+    how = {
+        "guidance": options.guidance,
+        "guidance_schedule": options.guidance_schedule,
+        "negative_prompt": options.negative_prompt,
+        "image_guidance": options.image_guidance,
+        "temperature": options.temperature,
+        "image_top_k": options.top_k,
+        "image_top_p": options.top_p,
+        "image_min_p": options.min_p,
+        "grammar": options.grammar,
+        "best_of": options.best_of,
+        "progress": True,
+    }
+    if options.outpaint is not None:
+        images = model.outpaint(options.outpaint, requests[0][1], prompts, options.seed, **how)
+    elif options.inpaint is not None and options.mask is not None:
+        images = model.inpaint(options.inpaint, options.mask, prompts, options.seed, **how)
+    else:
+        sizes = [size or model.trained_size for _, size in requests]
+        images = model.generate(prompts, sizes, options.seed, **how)
     if options.contact_sheet is not None:
         from lumina_jax.contact_sheet import contact_sheet
         from lumina_jax.image_files import save_png

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ class RunOptions:
 def run_main(function: Callable[[], Any]) -> None:
     """Call `function`; a wrong input ends the program with `error: …` and exit code 2, Ctrl-C with 130."""
     try:
-        function()
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            function()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -43,6 +46,10 @@ def run_main(function: Callable[[], Any]) -> None:
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+def _print_warning(message: Warning | str, *place: Any, **options: Any) -> None:
+    print(f"warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
 
 
 def load_run_file(path: str | Path) -> Experiment:

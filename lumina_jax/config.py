@@ -122,10 +122,15 @@ class SampleConfig:
     guidance: float = 4.0  # 1 switches it off; 3 with image_guidance [M]
     # pull of the prompt's images alone, in a third stream; None: two streams. Meta's: 1.2 [M]
     image_guidance: float | None = None
+    # in place of `guidance`: its scale from the first row of codes to the last, knots evenly spread, linear between
+    guidance_schedule: tuple[float, ...] = ()
     temperature: float = 1.0  # 0.7 in Chameleon [M]
     image_top_k: int = 2000
     # the likeliest of the image_top_k codes that have this probability together; 0.9 in Chameleon [M]
     image_top_p: float = 1.0
+    image_min_p: float = (
+        0.0  # least probability of a code, in shares of the likeliest one's; 0 is off
+    )
     text_top_k: int = 10
     grammar: Literal["exact", "original"] = "exact"  # exact: the asked size, always decodable
     decoder: str = "sequential"  # a row of sampling.DECODERS
@@ -138,12 +143,21 @@ class SampleConfig:
             scale = 0 if (given := getattr(self, name)) is None else given
             require(0 <= scale < float("inf"), f"{name} {scale}: want a finite number >= 0")
         require(
+            all(0 <= scale < float("inf") for scale in self.guidance_schedule),
+            f"guidance_schedule {self.guidance_schedule}: want finite numbers >= 0",
+        )
+        require(
             0 < self.temperature < float("inf"),
             f"temperature {self.temperature}: want > 0 (top-k 1 is greedy)",
         )
         require(self.image_top_k >= 1 and self.text_top_k >= 1, "top-k must be at least 1")
         require(0 < self.image_top_p <= 1, f"image_top_p {self.image_top_p}: want > 0, at most 1")
+        require(0 <= self.image_min_p < 1, f"image_min_p {self.image_min_p}: want >= 0, below 1")
         require(1 <= self.window <= 1024, f"window {self.window}: want 1 to 1024 tokens")
+        require(
+            all(1 <= depth < self.window for depth in self.branches),
+            f"branches {self.branches}: want depths from 1 to {self.window - 1}, inside the window",
+        )
         require(
             self.grammar in ("exact", "original"),
             f"grammar {self.grammar!r}: 'exact' or 'original'",
@@ -152,10 +166,23 @@ class SampleConfig:
             self.image_guidance is None or self.grammar == "exact",
             "image_guidance: grammar 'original' has no stream for it; want grammar 'exact'",
         )
+        require(
+            not self.guidance_schedule or self.grammar == "exact",
+            "guidance_schedule: grammar 'original' does not know its rows; want grammar 'exact'",
+        )
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether the scale of the first step depends on the row; a schedule of ones has no step at all."""
+        return bool(self.guidance_schedule and self.guidance_scales)
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
-        """The scale of each step between the streams of a request, of which there is one more."""
+        """The scale of each step between the streams of a request, of which there is one more.
+
+        With a schedule the first is that of the first row.
+        """
+        scales = self.guidance_schedule or (self.guidance,)
         if self.image_guidance is not None:
-            return self.guidance, self.image_guidance
-        return () if self.guidance == 1 else (self.guidance,)
+            return scales[0], self.image_guidance
+        return () if set(scales) == {1} else scales[:1]

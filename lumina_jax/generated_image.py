@@ -1,7 +1,8 @@
 """A painted image with its origin: prompt, seed, settings and the digest of the model."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ class GeneratedImage:
     seed: int
     settings: SampleConfig
     checkpoint: str  # digest of the model
+    notes: Mapping[str, str] = field(default_factory=dict)  # what else made it, for `metadata`
 
     @property
     def image(self) -> Image.Image:
@@ -41,6 +43,7 @@ class GeneratedImage:
             "size": "{}x{}".format(*self.size),
             "settings": json.dumps(asdict(self.settings)),
             "checkpoint": self.checkpoint,
+            **self.notes,
         }
 
     def save(self, path: str | Path) -> Path:

@@ -39,6 +39,23 @@ def open_image(picture: Picture) -> Image.Image:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
 
 
+def read_mask(mask: Picture, size: tuple[int, int]) -> np.ndarray:
+    """A mask for a picture of `size` (width, height) as bool[Y, X], True where it is white; or a bool array.
+
+    Raises ValueError of one line for another size and where nothing is white.
+    """
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        mask = Image.fromarray(mask.astype(np.uint8) * 255)
+    picture = open_image(mask)
+    if picture.size != size:
+        sizes = "{}x{} px for a picture of {}x{} px".format(*picture.size, *size)
+        raise ValueError(f"mask of {sizes}: want the same size")
+    white = np.asarray(picture.convert("L")) >= 128
+    if not white.any():
+        raise ValueError("mask: nothing of it is white; white is what is painted anew")
+    return white
+
+
 def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str]) -> Path:
     """Write a PNG with `metadata` as UTF-8 text chunks; a reader sees the old file or the new one, never half."""
     path = as_path(path)

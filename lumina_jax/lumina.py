@@ -31,23 +31,22 @@ from lumina_jax.config import ModelConfig, SampleConfig
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.dims import Array
 from lumina_jax.generated_image import GeneratedImage
-from lumina_jax.image_files import Picture, open_image
+from lumina_jax.image_files import Picture, open_image, read_mask
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import abstract_params
+from lumina_jax.painting import Ask, Drawn, Size, draw, override, spread_asks, whole_patches
 from lumina_jax.paths import join
-from lumina_jax.sampling.batch import Request
-from lumina_jax.sampling.generate import Generated, Progress, generate, prepare
+from lumina_jax.sampling.generate import Progress
+from lumina_jax.sampling.given import continued, with_holes
 from lumina_jax.sampling.placement import model_shardings, place_weights
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.sharding import Layout, batch_ways
-from lumina_jax.unirep.conversation import conversation_ids, prompt_ids
+from lumina_jax.unirep.conversation import conversation_ids
+from lumina_jax.unirep.grid import check_size, latent_shape
 from lumina_jax.unirep.image_tokens import fit_image, image_sentence, parse_image
-from lumina_jax.unirep.tasks import text_to_image
 from lumina_jax.unirep.text import TextTokenizer
 from lumina_jax.vqgan.codec import abstract_vqgan
 from lumina_jax.vqgan.sharded import decode_images, encode_pixels, place_vqgan
-
-Size = tuple[int, int]  # (width, height) px
 
 
 class Lumina:
@@ -131,35 +130,59 @@ class Lumina:
         size: Size | Sequence[Size] | None = None,
         seed: int | Sequence[int] = 0,
         *,
-        guidance: float | None = None,
-        image_guidance: float | None = None,
-        temperature: float | None = None,
-        image_top_k: int | None = None,
-        image_top_p: float | None = None,
-        grammar: str | None = None,
+        negative_prompt: str | None | Sequence[str | None] = None,
+        given: np.ndarray | None | Sequence[np.ndarray | None] = None,
+        best_of: int = 1,
         progress: bool | Progress = False,
+        **settings: Any,
     ) -> Any:
         """Paint one image, or a list of them where prompt, size or seed is a list (single values serve all).
 
         `size`: (width, height) px, multiples of the grid's unit; default: the trained square, the only size of a model
-        of Chameleon's layout. What is None comes from `self.settings`. The same prompt, size, seed and settings paint
-        the same image, whatever else is in the list.
+        of Chameleon's layout. `settings`: any field of SampleConfig (guidance=3.0, image_top_k=1); what is not named,
+        or None, comes from `self.settings`. The same arguments paint the same image, whatever else is in the list.
+        `negative_prompt`: what guidance moves away from. `given`: Int[P, Q] codes that stand, -1 where one is drawn
+        (see `outpaint` and `inpaint`). `best_of`: draw so many and keep the one that the model finds likeliest.
         `progress`: a bar on stderr, or a function called with every `DrawnRow`. Returns GeneratedImage(s).
-        Raises ValueError of one line before painting.
+        Raises ValueError of one line before painting; warns of a size that no training showed the model.
         """
-        named = {"guidance": guidance, "image_guidance": image_guidance, "temperature": temperature}
-        named |= {"image_top_k": image_top_k, "image_top_p": image_top_p, "grammar": grammar}
-        given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-        settings = replace(self.settings, **given)
-        layout = self.config.image_layout
-        asked, is_list = _broadcast(prompt, size or self.trained_size, seed)
-        requests = [
-            Request(prompt_ids(text_to_image(*wh, text, layout), self.tokenizer), *wh, seed=one)
-            for text, wh, one in asked
-        ]
-        drawn = self._draw(requests, settings, progress)
-        images = self._finish(drawn, asked, settings)
+        chosen = override(self.settings, settings)
+        asks, is_list = spread_asks(prompt, size or self.trained_size, seed, negative_prompt, given)
+        drawn = draw(self.loaded, asks, chosen, best_of, progress)
+        images = self._finish(drawn, asks, chosen)
         return images if is_list else images[0]
+
+    def outpaint(
+        self, image: Picture, size: Size, prompt: str | Sequence[str], seed: Any = 0, **options: Any
+    ) -> Any:
+        """Continue a picture downwards: it is the upper part of an image of `size`, the rest is painted.
+
+        Both are (width, height) px, equally wide, the picture's a multiple of a code's patch. `options` as in
+        `generate`. The upper part comes out as the VQGAN renders its codes.
+        """
+        check_size(*size, self.config.grid)
+        given = continued(self._codes(image), latent_shape(*size, self.config.grid))
+        return self.generate(prompt, size, seed, given=given, **options)
+
+    def inpaint(
+        self,
+        image: Picture,
+        mask: Picture,
+        prompt: str | Sequence[str],
+        seed: Any = 0,
+        **options: Any,
+    ) -> Any:
+        """Paint the white part of `mask` anew: every code whose patch it touches; the others stand.
+
+        The picture has an allowed size, the mask the same (bool[Y, X] or a picture). `options` as in `generate`.
+        The model writes from the top left, row by row: what is painted fits what is before it in that order, and
+        nothing below is seen. Raises ValueError where nothing of the mask is white.
+        """
+        picture = open_image(image)
+        check_size(*picture.size, self.config.grid)
+        holes = read_mask(mask, picture.size)
+        given = with_holes(self._codes(picture), holes, self.config.grid.patch_px)
+        return self.generate(prompt, picture.size, seed, given=given, **options)
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Float32[B, S, V] of ids [B, S]. Raises ValueError for another shape or ids outside the vocabulary."""
@@ -201,35 +224,31 @@ class Lumina:
 
         return conversation_ids(record, self.tokenizer, encode_reference)  # type: ignore[arg-type]
 
-    def _draw(
-        self, requests: list[Request], settings: SampleConfig, progress: bool | Progress
-    ) -> list[Generated]:
-        if not isinstance(progress, bool):
-            return generate(self.loaded, requests, settings, progress)
-        if not progress:
-            return generate(self.loaded, requests, settings)
-        from tqdm import tqdm
-
-        shapes = [job.plan.shape for job in prepare(self.loaded, requests, settings)]
-        with tqdm(total=sum(p * q for p, q in shapes), unit="code", desc="painting") as bar:
-            return generate(self.loaded, requests, settings, lambda row: bar.update(row.codes.size))
-
     def _finish(
-        self, drawn: Sequence[Generated], asked: Sequence, settings: SampleConfig
+        self, drawn: Sequence[Drawn], asks: Sequence[Ask], settings: SampleConfig
     ) -> list[GeneratedImage]:
-        for result, (_, _, seed) in zip(drawn, asked, strict=True):
-            if result.codes is None:
+        for one in drawn:
+            if one.result.codes is None:
                 raise ValueError(
-                    f"seed {seed}: the free grammar wrote no readable image; try another seed or grammar='exact'"
+                    f"seed {one.seed}: the free grammar wrote no readable image; "
+                    "try another seed or grammar='exact'"
                 )
         config, vocab = self.config, self.tokenizer.vocab
-        codes = [result.codes for result in drawn if result.codes is not None]
+        codes = [one.result.codes for one in drawn if one.result.codes is not None]
         pixels = decode_images(self.vqgan_params, codes, config.vqgan, self.layout)
         ids = [image_sentence(each, vocab, config.grid, config.image_layout) for each in codes]
+        parts = zip(pixels, ids, asks, drawn, strict=True)
         return [
-            GeneratedImage(picture, sentence, prompt, seed, settings, self.checkpoint)
-            for picture, sentence, (prompt, _, seed) in zip(pixels, ids, asked, strict=True)
+            GeneratedImage(
+                picture, sentence, ask.prompt, one.seed, settings, self.checkpoint, one.notes
+            )
+            for picture, sentence, ask, one in parts
         ]
+
+    def _codes(self, image: Picture) -> np.ndarray:
+        pixels = whole_patches(open_image(image), self.config.grid.patch_px)[None]
+        codes = encode_pixels(self.vqgan_params, pixels, self.config.vqgan, self.layout)
+        return np.asarray(codes)[0]
 
 
 def _check_trees(folder: Path, loaded: LoadedModel) -> None:
@@ -257,26 +276,6 @@ def _own_settings(folder: Path, notes: Mapping[str, Any]) -> SampleConfig | None
         return config_from_dict(SampleConfig, notes["sample"]) if "sample" in notes else None
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.json: extra.sample: {error}") from None
-
-
-def _broadcast(
-    prompt: str | Sequence[str], size: Size | Sequence[Size], seed: int | Sequence[int]
-) -> tuple[list[tuple[str, Size, int]], bool]:
-    """(prompt, size, seed) of every image, and whether any of the three was a list."""
-    one_size = isinstance(size[0], int | np.integer)
-    singles = isinstance(prompt, str), one_size, isinstance(seed, int | np.integer)
-    columns: list[list[Any]] = [
-        [value] if single else list(value)  # type: ignore[arg-type]
-        for value, single in zip((prompt, size, seed), singles, strict=True)
-    ]
-    lengths = [len(column) for column in columns]
-    count = max(lengths)
-    if any(length not in (1, count) for length in lengths):
-        numbers = "{} prompts, {} sizes and {} seeds".format(*lengths)
-        raise ValueError(f"{numbers}: want one each, or equally many")
-    spread = [column * count if len(column) == 1 else column for column in columns]
-    asked = [(text, tuple(wh), int(one)) for text, wh, one in zip(*spread, strict=True)]
-    return asked, not all(singles)
 
 
 @partial(jax.jit, static_argnames=("config", "layout"))

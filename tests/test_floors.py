@@ -22,7 +22,7 @@ FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its fold
     "orbax_io checkpoint model_writer image_files generated_image contact_sheet train.curriculum",
     "convert data",
     "train sampling",
-    "lumina",
+    "lumina painting",
     "cli evals serving",
     "app pictures plan release",
 )

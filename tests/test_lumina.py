@@ -141,10 +141,10 @@ def test_tokenizer_of_another_model_is_refused(small_lumina) -> None:
     ("arguments", "message"),
     [
         ({"prompt": "  "}, "empty prompt"),
-        ({"prompt": ["a", "b"], "seed": [1, 2, 3]}, "2 prompts, 1 sizes and 3 seeds"),
+        ({"prompt": ["a", "b"], "seed": [1, 2, 3]}, "2 prompts and 3 seeds: want one each"),
         ({"prompt": "a", "guidance": float("nan")}, "guidance nan"),
         ({"prompt": "a", "size": (136, 128)}, "multiples of 16 px"),
-        ({"prompt": "a", "size": (256, 128)}, "paints at most 16384 px"),
+        ({"prompt": "a", "size": (256, 128)}, "needs 532 tokens, this model has room for"),
         ({"prompt": "a star. " * 100, "size": (48, 32)}, r"prompt .* 400"),
         ({"prompt": "a", "grammar": "free"}, "grammar 'free'"),
     ],

@@ -47,7 +47,7 @@ def test_painted_image_is_the_trained_square_of_codes_alone(model) -> None:
 def test_prompt_is_the_text_alone(model, monkeypatch) -> None:
     seen = []
     monkeypatch.setattr(
-        "lumina_jax.lumina.generate", lambda _, requests, *rest: seen.extend(requests) or []
+        "lumina_jax.painting.prepare", lambda _, requests, *rest: seen.extend(requests) or []
     )
     with pytest.raises(ValueError):  # nothing was painted
         model.generate("a red star")

@@ -13,7 +13,7 @@ from PIL import Image
 
 import sample
 from lumina_jax.checkpoint import save_model
-from lumina_jax.cli import run_main
+from lumina_jax.cli import parse_arguments, run_main
 from lumina_jax.image_files import read_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +61,53 @@ def test_image_guidance_and_top_p_reach_the_model() -> None:
     assert (given["image_guidance"], given["image_top_p"]) == (1.2, 0.9)
 
 
+def test_controls_reach_the_model() -> None:
+    calls = {}
+    model = SimpleNamespace(
+        trained_size=(16, 16),
+        generate=lambda *_, **named: calls.update(generate=named) or [],
+        outpaint=lambda *given, **named: calls.update(outpaint=(given, named)) or [],
+        inpaint=lambda *given, **named: calls.update(inpaint=(given, named)) or [],
+    )
+    flags = ["--prompt", "a", "--guidance-schedule", "4", "2.5", "--negative-prompt", "a dome"]
+    flags += ["--min-p", "0.1", "--best-of", "3"]
+    pictures = {
+        "generate": [],
+        "outpaint": ["--outpaint", "upper.png", "--size", "32x48"],
+        "inpaint": ["--inpaint", "image.png", "--mask", "mask.png"],
+    }
+    for extra in pictures.values():
+        options = parse_arguments(sample.Options, [*flags, *extra], prog="sample.py")
+        sample.paint(model, options, sample.plan(options)[0])  # type: ignore[arg-type]
+    assert calls["outpaint"][0] == (Path("upper.png"), (32, 48), ["a"], 0)
+    assert calls["inpaint"][0] == (Path("image.png"), Path("mask.png"), ["a"], 0)
+    for named in (calls["generate"], calls["outpaint"][1], calls["inpaint"][1]):
+        assert named["guidance_schedule"] == (4.0, 2.5) and named["negative_prompt"] == "a dome"
+        assert (named["image_min_p"], named["best_of"]) == (0.1, 3)
+
+
+def test_picture_is_continued_and_painted_over(paint, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 48, 3), np.uint8)
+    Image.fromarray(pixels).save("upper.png")
+    paint("--prompt", "a star", "--outpaint", "upper.png", "--size", "48x32", "--out", "a.png")
+    assert Image.open("a.png").size == (48, 32)
+    assert read_metadata("a.png")["given"] == "12 of 24 codes"
+    mask = np.zeros((32, 48), np.uint8)
+    mask[20:, :10] = 255
+    Image.fromarray(mask).save("mask.png")
+    paint("--prompt", "a star", "--inpaint", "a.png", "--mask", "mask.png", "--out", "b.png")
+    assert read_metadata("b.png")["given"] == "20 of 24 codes"
+
+
+def test_untrained_size_is_painted_with_one_line_of_warning(paint, capsys) -> None:
+    paint("--prompt", "a star", "--size", "144x128", "--out", "large.png")
+    assert Image.open("large.png").size == (144, 128)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "painting:" not in line]
+    assert [line.split(";")[0] for line in lines if line.strip()] == [
+        "warning: size 144x128: 18432 px, trained on at most 16384 px (128x128)"
+    ]
+
+
 def test_several_prompts_fill_a_folder_and_a_sheet(paint, tmp_path: Path, capsys) -> None:
     prompts = [f"--prompt={text}" for text in ("a red star", "Two circles?", "a")]
     paint(*prompts, "--size", "48x32", "--out", "pictures", "--contact-sheet", "sheet.png")
@@ -84,11 +131,30 @@ BAD = {
     "empty prompt": (["--prompt", " "], "empty prompt"),
     "no size": ([*PROMPT, "--size", "big"], "size 'big': want WIDTHxHEIGHT in pixels"),
     "off the grid": ([*PROMPT, "--size", "50x32"], "multiples of 16 px; the nearest is 48x32"),
-    "too large": ([*PROMPT, "--size", "256x256"], "paints at most 16384 px (128x128)"),
+    "too large": ([*PROMPT, "--size", "256x256"], "needs 1060 tokens, this model has room for"),
     "not a number": ([*PROMPT, "--guidance", "nan"], "guidance nan: want a finite number"),
     "image guidance": ([*PROMPT, "--image-guidance", "-1"], "image_guidance -1.0: want a finite"),
     "top-p": ([*PROMPT, "--top-p", "2"], "image_top_p 2.0: want > 0, at most 1"),
     "top-k": ([*PROMPT, "--top-k", "0"], "top-k must be at least 1"),
+    "min-p": ([*PROMPT, "--min-p", "1"], "image_min_p 1.0: want >= 0, below 1"),
+    "schedule": ([*PROMPT, "--guidance-schedule", "4", "inf"], "guidance_schedule (4.0, inf)"),
+    "none to choose": ([*PROMPT, "--best-of", "0"], "best_of 0: want at least 1 image"),
+    "empty negative": ([*PROMPT, "--negative-prompt", " "], "empty negative prompt"),
+    "no guidance": (
+        [*PROMPT, "--guidance", "1", "--negative-prompt", "a"],
+        "negative prompt: guidance 1 reads none",
+    ),
+    "outpaint without size": ([*PROMPT, "--outpaint", "a.png"], "a.png: how large"),
+    "no upper part": (
+        [*PROMPT, "--outpaint", "a.png", "--size", "48x32"],
+        "a.png: no such image file",
+    ),
+    "inpaint without mask": ([*PROMPT, "--inpaint", "a.png"], "--inpaint and --mask: want both"),
+    "inpaint with size": (
+        [*PROMPT, "--inpaint", "a.png", "--mask", "a.png", "--size", "48x32"],
+        "--size: --inpaint keeps the size of its picture",
+    ),
+    "both": ([*PROMPT, "--inpaint", "a.png", "--outpaint", "a.png"], "one of them at a time"),
     "seed": ([*PROMPT, "--seed", "-3"], "seed -3: want 0 to 2147483647"),
     "an impossible folder": ([*PROMPT, "--out", "/dev/null/x.png"], "cannot write there"),
     "a jpeg": ([*PROMPT, "--out", "x.jpg"], "images are written as PNG"),

@@ -8,6 +8,8 @@ import numpy as np
 
 from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.sampling.grammar import ImagePlan
+from lumina_jax.sampling.guidance import scheduled_scales
+from lumina_jax.sampling.policy import Policy, make_policy
 from lumina_jax.sharding import Layout, batch_ways
 
 SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests share a program
@@ -34,6 +36,10 @@ class Request:
     settings: SampleConfig | None = None  # None: those of the call
     # grammar "original" only: exactly this many tokens; None: until the separator
     num_tokens: int | None = None
+    # [start, text …, separator]: what guidance moves away from; None: no prompt at all
+    negative_ids: np.ndarray | None = None
+    # Int[P, Q]: codes that stand already, FREE (-1) where one is drawn. A drawn code sees those before it alone
+    given: np.ndarray | None = None
 
 
 class Job(NamedTuple):
@@ -43,11 +49,20 @@ class Job(NamedTuple):
     request: Request
     settings: SampleConfig
     plan: ImagePlan
-    contexts: list[np.ndarray]  # of every stream: prompt and the image's first forced tokens
+    contexts: list[np.ndarray]  # of every stream: prompt and the image's lead
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the longest stream has with its image."""
+        longest = max(len(context) for context in self.contexts)
+        return longest - len(self.plan.lead) + len(self.plan.sentence)
 
 
 class DrawnRow(NamedTuple):
-    """A run of codes without a forced token between them, of some requests, finished: a row of the image in Uni-Rep."""
+    """A run of codes that the layout does not part, of some requests, finished: a row of the image in Uni-Rep.
+
+    Given codes are told with the drawn ones.
+    """
 
     requests: tuple[int, ...]  # `Job.index` of each
     row_index: int
@@ -61,6 +76,18 @@ class Decode(Protocol):
     def __call__(self, network: Network, jobs: Sequence[Job], limit: int) -> Iterator[DrawnRow]:
         """Draw jobs of equally many streams, up to `limit` at a time; rows of a request come top to bottom."""
         ...
+
+
+def policy_of(jobs: Sequence[Job], num_tokens: int) -> Policy:
+    """The policy of jobs of one group, whose schedules have a scale for each of `num_tokens` tokens of the sentence."""
+    settings = [job.settings for job in jobs]
+    schedule = None
+    if settings[0].has_schedule:
+        schedule = np.ones((len(jobs), num_tokens), np.float32)
+        for row, job in zip(schedule, jobs, strict=True):
+            scales = scheduled_scales(job.settings.guidance_schedule, job.plan)
+            row[: len(scales)] = scales
+    return make_policy(settings, [job.request.seed for job in jobs], schedule=schedule)
 
 
 def padded_count(num_requests: int, layout: Layout | None) -> int:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.config import SampleConfig, TransformerConfig
+from lumina_jax.config import ModelConfig, SampleConfig, TransformerConfig
 from lumina_jax.dims import pick
 from lumina_jax.sampling import DECODERS, original
 from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, Request, round_up
 from lumina_jax.sampling.drafts import DRAFTS
-from lumina_jax.sampling.grammar import check_room, plan_image
+from lumina_jax.sampling.grammar import check_room, plan_image, warn_untrained
 from lumina_jax.sampling.guidance import stream_contexts
 from lumina_jax.sampling.placement import with_code_head
 from lumina_jax.sampling.sequential import inference_config
@@ -49,9 +49,19 @@ def generate(
 ) -> list[Generated]:
     """Draw every request, up to `max_batch` at a time (None: `batch_limit`).
 
-    Raises ValueError of one line, before anything is drawn, for a size, prompt or seed that the model cannot take.
+    Raises ValueError of one line, before anything is drawn, for a size, prompt or seed that the model cannot take, and
+    for controls that exclude each other. Warns of a size that no training can have shown (`UntrainedSizeWarning`).
     """
-    jobs = prepare(model, requests, settings)
+    return draw_jobs(model, prepare(model, requests, settings), progress, max_batch)
+
+
+def draw_jobs(
+    model: "LoadedModel",
+    jobs: Sequence[Job],
+    progress: Progress | None = None,
+    max_batch: int | None = None,
+) -> list[Generated]:
+    """Draw what `prepare` made, as `generate` does."""
     results: dict[int, Generated] = {}
     exact = [job for job in jobs if job.settings.grammar == "exact"]
     for job in jobs:
@@ -75,7 +85,7 @@ def network_of(model: "LoadedModel") -> Network:
 def prepare(
     model: "LoadedModel", requests: Sequence[Request], settings: SampleConfig | None = None
 ) -> list[Job]:
-    """Check requests and lay out their images, without drawing. Raises ValueError as `generate` does."""
+    """Check requests and lay out their images, without drawing. Raises and warns as `generate` does."""
     return [_prepare(model, index, request, settings) for index, request in enumerate(requests)]
 
 
@@ -111,24 +121,57 @@ def _prepare(
     pick(DECODERS, settings.decoder, "decoder")
     pick(DRAFTS, settings.drafts, "draft")
     config, vocab = model.config, model.tokenizer.vocab
-    check_room(request.width_px, request.height_px, len(request.prompt_ids), config)
+    size = request.width_px, request.height_px
+    check_room(*size, len(request.prompt_ids), config)
+    warn_untrained(*size, config)
     if settings.grammar == "original":
         original.check_layout(config)
-    plan = plan_image(request.width_px, request.height_px, config, vocab)
+    _check_controls(request, settings, config)
+    plan = plan_image(*size, config, vocab, request.given)
     num_streams = len(settings.guidance_scales) + 1
-    contexts = stream_contexts(request.prompt_ids, plan, vocab, num_streams)
+    contexts = stream_contexts(request.prompt_ids, plan, vocab, num_streams, request.negative_ids)
     return Job(index, request, settings, plan, contexts)
+
+
+def _check_controls(request: Request, settings: SampleConfig, config: ModelConfig) -> None:
+    """ValueError of one line where given codes or a negative prompt and the settings exclude each other."""
+    if settings.grammar == "original" and request.given is not None:
+        raise ValueError("given codes: grammar 'original' draws all; want grammar 'exact'")
+    if request.negative_ids is None:
+        return
+    if settings.grammar == "original":
+        raise ValueError("negative prompt: grammar 'original' reads none; want grammar 'exact'")
+    if not settings.guidance_scales:
+        raise ValueError("negative prompt: guidance 1 reads none; ask for more guidance")
+    size = request.width_px, request.height_px
+    check_room(*size, len(request.negative_ids), config, "negative prompt")
+
+
+def decoder_of(job: Job) -> str:
+    """The row of DECODERS that draws a job.
+
+    "sequential" goes from run to run; where codes are given amid those it would draw, "jacobi" draws the same ones.
+    """
+    name = job.settings.decoder
+    return "jacobi" if name == "sequential" and job.plan.scattered else name
 
 
 def _group_of(job: Job) -> tuple:
     """What requests that share programs have in common."""
     settings = job.settings
-    rule = settings.decoder, settings.window, settings.drafts
-    return (len(job.contexts), settings.image_top_p < 1, *rule)
+    cuts = settings.image_top_p < 1, settings.image_min_p > 0, settings.has_schedule
+    return (
+        len(job.contexts),
+        *cuts,
+        decoder_of(job),
+        settings.window,
+        settings.drafts,
+        settings.branches,
+    )
 
 
 def _limit(model: "LoadedModel", jobs: Sequence[Job]) -> int:
-    total = max(len(job.contexts[0]) + len(job.plan.sentence) for job in jobs)
+    total = max(job.num_tokens for job in jobs)
     num_slots = round_up(total + jobs[0].settings.window, SLOT_BUCKET)
     num_streams = len(jobs[0].contexts)
     return batch_limit(model.config.transformer, num_slots, num_streams, model.layout)
@@ -140,7 +183,7 @@ def _draw(
     """Draw requests of one group, telling about every row."""
     jobs_by_index = {job.index: job for job in jobs}
     drawn: dict[int, list[np.ndarray]] = {job.index: [] for job in jobs}
-    for row in pick(DECODERS, jobs[0].settings.decoder, "decoder")(network, jobs, limit):
+    for row in DECODERS[decoder_of(jobs[0])](network, jobs, limit):
         for index, codes in zip(row.requests, row.codes, strict=True):
             drawn[index].append(codes)
         if progress is not None:

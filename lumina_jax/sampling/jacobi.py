@@ -8,8 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, padded_count, round_up
-from lumina_jax.sampling.policy import Policy, make_policy
+from lumina_jax.sampling.batch import (
+    SLOT_BUCKET,
+    DrawnRow,
+    Job,
+    Network,
+    padded_count,
+    policy_of,
+    round_up,
+)
+from lumina_jax.sampling.policy import Policy
 from lumina_jax.sampling.rules import Accept, Rule
 from lumina_jax.sampling.window import (
     CHUNK,
@@ -66,11 +74,14 @@ class Slots:
 
     def _rows(self, seen: Sentence, jobs: list[Job | None]) -> Iterator[DrawnRow]:
         ids, place, passes = (np.asarray(each) for each in (seen.ids, seen.place, seen.passes))
+        stop = np.asarray(seen.stop)
         for slot, job in enumerate(jobs):
             if job is None or job is not self._jobs[slot]:
                 continue
             runs = job.plan.runs
-            while self._told[slot] < len(runs) and runs[self._told[slot]][1] <= place[slot]:
+            # Nothing is drawn from `stop` on: what is given there stands.
+            num_known = place[slot] if place[slot] < stop[slot] else len(job.plan.sentence)
+            while self._told[slot] < len(runs) and runs[self._told[slot]][1] <= num_known:
                 row_index = self._told[slot]
                 self._told[slot] += 1
                 done = self._told[slot] == len(runs)
@@ -87,8 +98,8 @@ def decode(network: Network, jobs: Sequence[Job], limit: int, accept: Accept) ->
     rule = Rule(accept, settings.window, settings.drafts, settings.branches)
     num_slots = min(limit, padded_count(len(jobs), network.layout))
     filled = [jobs[0]] * num_slots
-    policy = make_policy([job.settings for job in filled], [0] * num_slots)
-    slots = Slots(network, rule, sizes_of(jobs, rule), policy)
+    sizes = sizes_of(jobs, rule)
+    slots = Slots(network, rule, sizes, policy_of(filled, sizes.num_tokens))
     waiting, num_left = deque(jobs), len(jobs)
     while num_left:
         for slot in slots.free[: len(waiting)]:
@@ -102,8 +113,9 @@ def sizes_of(jobs: Sequence[Job], rule: Rule) -> Sizes:
     """The smallest padded sizes that take all of these jobs."""
     longest = max(len(context) for job in jobs for context in job.contexts)
     context_length = round_up(longest, CHUNK)
-    num_tokens = max(len(job.plan.sentence) for job in jobs) + rule.window + len(rule.branches)
-    num_slots = max(longest + num_tokens, context_length)
+    beyond = rule.window + len(rule.branches)
+    num_tokens = max(len(job.plan.sentence) for job in jobs) + beyond
+    num_slots = max(*(job.num_tokens + beyond for job in jobs), context_length)
     return Sizes(
         round_up(num_slots, SLOT_BUCKET), context_length, round_up(num_tokens, SENTENCE_BUCKET)
     )
@@ -118,14 +130,14 @@ def make_arrival(job: Job, sizes: Sizes) -> Arrival:
     lengths = np.array([len(context) for context in job.contexts], np.int32)
     table = np.zeros(sizes.num_tokens, np.int32)
     table[: len(plan.sentence)] = plan.sentence
-    row = make_policy([job.settings], [job.request.seed])
+    row = policy_of([job], sizes.num_tokens)
     number = jnp.int32
     sentence = Sentence(
         table=jnp.asarray(table),
         ids=jnp.asarray(table),
         place=number(place),
         known=number(place),
-        stop=number(plan.runs[-1][1]),
+        stop=number(plan.span[1]),
         stride=number(plan.stride),
         passes=number(0),
     )

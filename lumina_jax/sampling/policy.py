@@ -1,8 +1,8 @@
-"""How a token is drawn from logits: the k best, temperature, nucleus, Gumbel noise tied to (seed, token index).
+"""How a token is drawn from logits: the k best, temperature, nucleus, min-p, Gumbel noise tied to (seed, token index).
 
 Status-aware control (arXiv 2408.02657, App. F): images take a wide top-k, text a narrow one. Every setting is
-a per-row array, so neither a new value nor a neighbour with another value compiles anything. Only a nucleus, which
-most batches do without, has a program of its own.
+a per-row array, so neither a new value nor a neighbour with another value compiles anything. What most batches do
+without (a nucleus, min-p, a schedule of guidance) is None there and has programs of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lumina_jax.config import SampleConfig
 from lumina_jax.dims import Array, Bool, Float, Int, typed
@@ -23,6 +24,9 @@ class Policy(NamedTuple):
     top_k: Array  # Int[B]; 1 is greedy, the number of logits or more keeps all
     guidance: Array  # Float[B, R-1] for R streams; read by `guidance.guide`
     top_p: Array | None = None  # Float[B], > 0; 1 keeps all; None: 1 for all, compiled away
+    min_p: Array | None = None  # Float[B], < 1; 0 keeps all; None: 0 for all, compiled away
+    # Float[B, N]: `guidance[:, 0]` at token n of the image sentence; None: the same at all, compiled away
+    schedule: Array | None = None
 
     @property
     def num_streams(self) -> int:
@@ -31,18 +35,36 @@ class Policy(NamedTuple):
 
 
 def make_policy(
-    settings: Sequence[SampleConfig], seeds: Sequence[int], text: bool = False
+    settings: Sequence[SampleConfig],
+    seeds: Sequence[int],
+    text: bool = False,
+    schedule: np.ndarray | None = None,
 ) -> Policy:
     """The policy of requests with equally many streams; `text` draws as outside of images."""
     top_k = [each.text_top_k if text else each.image_top_k for each in settings]
     top_p = [1.0 if text else each.image_top_p for each in settings]
+    min_p = [0.0 if text else each.image_min_p for each in settings]
     return Policy(
         seed=jnp.array(seeds, jnp.int32),
         temperature=jnp.array([each.temperature for each in settings], jnp.float32),
         top_k=jnp.array(top_k, jnp.int32),
         guidance=jnp.array([each.guidance_scales for each in settings], jnp.float32),
         top_p=None if min(top_p) == 1 else jnp.array(top_p, jnp.float32),
+        min_p=None if max(min_p) == 0 else jnp.array(min_p, jnp.float32),
+        schedule=None if schedule is None else jnp.asarray(schedule, jnp.float32),
     )
+
+
+@typed
+def scales_at(
+    policy: Policy, token_index: Int[Array, ""] | Int[Array, "B"]
+) -> Float[Array, "B steps"]:
+    """The scales of guidance for one token a row, at its place in the image sentence."""
+    if policy.schedule is None:
+        return policy.guidance
+    places = jnp.broadcast_to(token_index, policy.seed.shape)[:, None]
+    text = jnp.take_along_axis(policy.schedule, places, axis=1)
+    return jnp.concatenate([text, policy.guidance[:, 1:]], axis=1)
 
 
 @typed
@@ -64,6 +86,8 @@ def log_weights(logits: Float[Array, "B V"], policy: Policy) -> Float[Array, "B 
     kept = keep_top_k(logits, policy.top_k)
     if policy.top_p is not None:
         kept = keep_top_p(logits, kept, policy.temperature, policy.top_p)
+    if policy.min_p is not None:
+        kept &= keep_min_p(logits, policy.temperature, policy.min_p)
     return jnp.where(kept, logits / policy.temperature[:, None], -jnp.inf)
 
 
@@ -116,6 +140,22 @@ def keep_top_p(
     earlier = (jnp.cumsum(level, axis=-1) - level).astype(jnp.uint32)  # equals with a lower index
     before = _joined(upper_above + earlier * upper, lower_above + earlier * lower)
     return jnp.where(top_p < 1, above | (level & (before < wanted)), kept)
+
+
+@typed
+def keep_min_p(
+    logits: Float[Array, "B V"], temperature: Float[Array, "B"], min_p: Float[Array, "B"]
+) -> Bool[Array, "B V"]:
+    """Mark what has at least `min_p` times the probability of the likeliest at `temperature` (arXiv 2407.01082).
+
+    The likeliest is always marked, and min_p = 0 marks all.
+
+    >>> logits = jnp.log(jnp.array([[0.2, 0.5, 0.2, 0.1]]))
+    >>> keep_min_p(logits, jnp.ones(1), jnp.array([0.3])).tolist()
+    [[True, True, True, False]]
+    """
+    best = logits.max(axis=-1, keepdims=True)
+    return logits - best >= (temperature * jnp.log(min_p))[:, None]
 
 
 @typed

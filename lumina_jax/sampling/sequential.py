@@ -2,7 +2,8 @@
 
 Tokens that the layout fixes are never drawn and never cost a pass of their own: a row starts with the window
 [last code, line end] (the first with the last two tokens of the prompt), so an image of P x Q codes takes P x Q
-passes. The program depends on the batch, the cache and the model only: sizes and settings are run-time values.
+passes, and given codes before the first drawn one, which are part of the context, take none. The program depends on
+the batch, the cache and the model only: sizes and settings are run-time values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,21 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import forward, hidden_states
 from lumina_jax.ops.cache import Cache, rewind
-from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, padded_count, round_up
+from lumina_jax.sampling.batch import (
+    SLOT_BUCKET,
+    DrawnRow,
+    Job,
+    Network,
+    padded_count,
+    policy_of,
+    round_up,
+)
 from lumina_jax.sampling.grammar import ImagePlan
 from lumina_jax.sampling.guidance import guide_rows, to_rows
 from lumina_jax.sampling.placement import sharded_cache
-from lumina_jax.sampling.policy import Policy, draw, make_policy
+from lumina_jax.sampling.policy import Policy, draw, scales_at
 from lumina_jax.sharding import Layout, place_rows
+from lumina_jax.unirep.grid import FREE
 
 MAX_PADDING = 256  # how much `padded_length` adds at most
 WINDOW = 2  # tokens a run of codes starts from: one not yet in the cache, one fixed by the layout
@@ -41,11 +51,11 @@ class Program(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Requests of one image size, ready to be drawn."""
+    """Requests of one image size and one length of their leads, ready to be drawn."""
 
     contexts: list[
         np.ndarray
-    ]  # every row's tokens up to the first code; as many rows a request as it has streams
+    ]  # every row's tokens up to the first drawn code; as many rows a request as it has streams
     plan: ImagePlan
     policy: Policy  # of the B requests
     num_slots: int  # T
@@ -60,11 +70,14 @@ class Shape(NamedTuple):
 
 
 def decode(network: Network, jobs: Sequence[Job], limit: int) -> Iterator[DrawnRow]:
-    """Draw jobs; those of one image size share batches."""
+    """Draw jobs; those of one image size, and of one length of what is given of it, share batches.
+
+    No code may be given after the first drawn one (`ImagePlan.scattered`).
+    """
     shape = _shared_shape(jobs)
 
-    def size(job: Job) -> tuple[int, int]:
-        return job.plan.shape
+    def size(job: Job) -> tuple[tuple[int, int], int]:
+        return job.plan.shape, job.plan.span[0]
 
     for _, group in groupby(sorted(jobs, key=size), key=size):
         members = list(group)
@@ -73,7 +86,7 @@ def decode(network: Network, jobs: Sequence[Job], limit: int) -> Iterator[DrawnR
 
 
 def draw_runs(network: Network, batch: Batch) -> Iterator[Array]:
-    """Yield every run of the image, top to bottom: Int[B, >= Q] codes, of which the run's length is valid.
+    """Yield every free run of the image, top to bottom: Int[B, >= Q] codes, of which the run's length is valid.
 
     What is yielded may still be computing: read it one run late.
     """
@@ -81,7 +94,7 @@ def draw_runs(network: Network, batch: Batch) -> Iterator[Array]:
     longest = max(stop - start for start, stop in plan.runs)
     program = Program(network.config, network.codes, round_up(longest, 128), network.layout)
     cache, window = prefill(network, batch)
-    for start, stop in plan.runs:
+    for start, stop in plan.free_runs:
         place = jnp.array([start, stop - start, plan.line_end_id], jnp.int32)
         cache, window, drawn = draw_run(network.params, cache, window, place, batch.policy, program)
         yield drawn
@@ -127,9 +140,10 @@ def draw_run(
     def draw_next(cache: Cache, ids: Array, column: Array) -> tuple[Cache, Array]:
         logits, grown = forward(params, program.transformer, ids, cache=cache, layout=layout)
         assert grown is not None
+        place = first_index + column
         # Rows come together here, once: the draw reads all codes of a row many times.
-        logits = guide_rows(place_rows(logits[:, -1], layout), policy.guidance)
-        return grown, draw(logits, policy, first_index + column)
+        logits = guide_rows(place_rows(logits[:, -1], layout), scales_at(policy, place))
+        return grown, draw(logits, policy, place)
 
     def step(column: Array, carry: tuple) -> tuple:
         cache, last, drawn = carry
@@ -145,9 +159,9 @@ def draw_run(
 
 
 def _shared_shape(jobs: Sequence[Job]) -> Shape:
-    longest = max(len(job.contexts[0]) for job in jobs) - WINDOW
+    longest = max(len(context) for job in jobs for context in job.contexts) - WINDOW
     prefill_length = padded_length(longest)
-    total = max(len(job.contexts[0]) + len(job.plan.sentence) for job in jobs)
+    total = max(job.num_tokens for job in jobs)
     return Shape(round_up(max(total, prefill_length), SLOT_BUCKET), prefill_length)
 
 
@@ -155,20 +169,27 @@ def _draw_batch(network: Network, jobs: Sequence[Job], shape: Shape) -> Iterator
     """Draw jobs of one size, filled up with copies of the first."""
     filled = [*jobs, *[jobs[0]] * (padded_count(len(jobs), network.layout) - len(jobs))]
     contexts = [context for job in filled for context in job.contexts]
-    policy = make_policy([job.settings for job in filled], [job.request.seed for job in filled])
+    policy = policy_of(filled, shape.num_slots)
     plan = jobs[0].plan
-    passes = plan.shape[0] * plan.shape[1]
+    num_given = len(plan.runs) - len(plan.free_runs)  # runs
+    passes = int((plan.sentence == FREE).sum())
     indices = tuple(job.index for job in jobs)
 
-    def finished(row_index: int, run: Array) -> DrawnRow:
-        start, stop = plan.runs[row_index]
-        codes = np.asarray(run)[: len(jobs), : stop - start].astype(np.int32)
+    def finished(row_index: int, run: Array | None = None) -> DrawnRow:
+        place = slice(*plan.runs[row_index])
+        codes = np.stack([job.plan.sentence[place] for job in jobs]) - network.codes[0]
+        if run is not None:
+            free = plan.sentence[place] == FREE
+            codes[:, free] = np.asarray(run)[: len(jobs), : free.sum()]
         return DrawnRow(
             indices, row_index, codes, passes if row_index + 1 == len(plan.runs) else None
         )
 
+    for row_index in range(num_given):
+        yield finished(row_index)
     waiting = None
-    for row_index, run in enumerate(draw_runs(network, Batch(contexts, plan, policy, *shape))):
+    batch = Batch(contexts, plan, policy, *shape)
+    for row_index, run in enumerate(draw_runs(network, batch), num_given):
         # One run late: the next one is already under way while this one travels to the host.
         if waiting is not None:
             yield finished(*waiting)

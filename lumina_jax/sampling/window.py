@@ -21,7 +21,7 @@ from lumina_jax.sampling.branches import NONE, adopt, alternatives, find_hit, sc
 from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.guidance import guide_rows, to_rows
 from lumina_jax.sampling.placement import sharded_cache
-from lumina_jax.sampling.policy import Policy, log_weights
+from lumina_jax.sampling.policy import Policy, log_weights, scales_at
 from lumina_jax.sampling.rules import (
     Proposal,
     Rule,
@@ -53,7 +53,7 @@ class Sentence(NamedTuple):
     ids: Array  # Int[B, N]: what is decided, beyond it what is guessed
     place: Array  # Int[B]: how many tokens are decided
     known: Array  # Int[B]: how many are decided or guessed
-    stop: Array  # Int[B]: where the last code ends; an empty slot has place = stop
+    stop: Array  # Int[B]: where the last drawn code ends; an empty slot has place = stop
     stride: Array  # Int[B]: from a code to the one below it
     passes: Array  # Int[B]: forward passes taken
 
@@ -130,7 +130,8 @@ def admit(params: Any, state: State, slot: Array, arrival: Arrival, program: Pro
     cache, last = jax.lax.fori_loop(0, num_chunks, read_chunk, (cache, last))
     logits = logits_from_hidden(params, program.transformer, last)[:, 0]
     one = jax.tree.map(lambda leaf: leaf[None], arrival.policy)
-    opening = log_weights(guide_rows(logits, one.guidance), one)[0]
+    scales = scales_at(one, arrival.sentence.place[None])
+    opening = log_weights(guide_rows(logits, scales), one)[0]
     sentence, policy = jax.tree.map(
         lambda leaf, new: leaf.at[slot].set(new),
         (state.sentence, state.policy),
@@ -181,7 +182,7 @@ def one_pass(params: Any, state: State, program: Program) -> State:
     )
 
     logits, cache = _forward(params, state, guessed_ids, program)
-    guided = _guided(place_rows(logits, program.layout), state.policy)
+    guided = _guided(place_rows(logits, program.layout), at, state.policy)
     # A branch predicts the same position as the window behind the guess that it replaces.
     beside = jnp.concatenate([window, jnp.minimum(depths, rule.window - 1)])
     drawn, scores = _draw(guided, _taken(guess, beside), noise, at, state, program)
@@ -285,12 +286,13 @@ def _draw(
     return drawn, jnp.log(drawn.law)
 
 
-def _guided(logits: Array, policy: Policy) -> Array:
+def _guided(logits: Array, at: Array, policy: Policy) -> Array:
     """[B R, W, M] to [B, W, M]."""
     window, num_codes = logits.shape[1:]
     streams = logits.reshape(-1, policy.num_streams, window, num_codes)
     rows = streams.swapaxes(1, 2).reshape(-1, num_codes)  # B, W, R
-    return guide_rows(rows, spread(policy, window).guidance).reshape(-1, window, num_codes)
+    scales = scales_at(spread(policy, window), at.reshape(-1))
+    return guide_rows(rows, scales).reshape(-1, window, num_codes)
 
 
 def _shifted(law: Array, decided: Array) -> Array:

@@ -7,11 +7,11 @@ import pytest
 
 from lumina_jax.config import SampleConfig
 from lumina_jax.model.presets import PRESETS
-from lumina_jax.sampling import DECODERS, sequential
+from lumina_jax.sampling import DECODERS, sequential, window
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import batch_limit, generate
 from lumina_jax.unirep.conversation import prompt_ids
-from lumina_jax.unirep.grid import crop_sizes
+from lumina_jax.unirep.grid import FREE, crop_sizes
 from lumina_jax.unirep.image_tokens import parse_image
 
 SETTINGS = SampleConfig(guidance=2.0, image_top_k=30)
@@ -49,6 +49,85 @@ def test_row_of_a_batch_equals_the_same_request_alone(small_lumina, request_for,
     for request, result in zip(requests, together, strict=True):
         (alone,) = generate(small_lumina.loaded, [request], settings)
         np.testing.assert_array_equal(alone.ids, result.ids)
+
+
+SCHEDULED = replace(SETTINGS, guidance_schedule=(5.0, 1.0, 2.0), image_min_p=0.1)
+
+
+def controlled(request_for, shift: int = 0) -> list[Request]:
+    """Requests with a negative prompt, a given upper part, one that ends in a row, and holes."""
+    codes = (np.arange(24) + shift) % 64
+    parts = [codes * 0 < 0, np.arange(24) < 12, np.arange(24) < 7 + shift, np.arange(24) % 4 > 1]
+    givens = [np.where(part, codes, FREE).reshape(4, 6) for part in parts]
+    requests = [request_for(TEXTS[0], seed=seed + shift) for seed in range(4)]
+    negative = request_for(TEXTS[1 + shift]).prompt_ids
+    return [replace(requests[0], negative_ids=negative)] + [
+        replace(request, given=given)
+        for request, given in zip(requests[1:], givens[1:], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_controlled_row_equals_the_same_request_alone(small_lumina, request_for, decoder) -> None:
+    settings = replace(SCHEDULED, decoder=decoder, window=4)
+    requests = controlled(request_for)
+    together = generate(small_lumina.loaded, requests, settings)
+    for request, result in zip(requests, together, strict=True):
+        (alone,) = generate(small_lumina.loaded, [request], settings)
+        np.testing.assert_array_equal(alone.ids, result.ids)
+        if request.given is not None:
+            stands = request.given != FREE
+            np.testing.assert_array_equal(result.codes[stands], request.given[stands])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_new_values_of_controls_compile_nothing(small_lumina, request_for, decoder) -> None:
+    settings = replace(SCHEDULED, decoder=decoder, window=4)
+    programs = (sequential.draw_run, sequential.fill_cache, window.admit, window.advance)
+    generate(small_lumina.loaded, controlled(request_for), settings)
+    compiled = [program._cache_size() for program in programs]
+    other = replace(settings, guidance_schedule=(1.0, 2.5), image_min_p=0.6, image_top_k=12)
+    generate(small_lumina.loaded, controlled(request_for, 1), other)
+    assert [program._cache_size() for program in programs] == compiled
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_constant_schedule_equals_constant_guidance(small_lumina, request_for, decoder) -> None:
+    constant = replace(SCHEDULED, decoder=decoder, window=4, guidance_schedule=(), guidance=2.7)
+    scheduled = replace(constant, guidance_schedule=(2.7, 2.7), guidance=9.0)
+    requests = [request_for(text, seed=seed) for seed, text in enumerate(TEXTS)]
+    one, other = (generate(small_lumina.loaded, requests, each) for each in (constant, scheduled))
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_array_equal(first.ids, second.ids)
+
+
+def test_schedule_of_ones_equals_no_guidance(small_lumina, request_for) -> None:
+    requests = [request_for(text, seed=seed) for seed, text in enumerate(TEXTS)]
+    plain, ones = (
+        generate(small_lumina.loaded, requests, replace(SETTINGS, **each))
+        for each in ({"guidance": 1.0}, {"guidance_schedule": (1.0, 1.0)})
+    )
+    for one, other in zip(plain, ones, strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_progress_tells_given_codes_with_the_drawn_ones(small_lumina, request_for, decoder) -> None:
+    settings, seen = replace(SCHEDULED, decoder=decoder, window=4), []
+    lower = np.where(np.arange(24) < 9, FREE, np.arange(24)).reshape(4, 6)
+    requests = [*controlled(request_for), replace(request_for(TEXTS[2]), given=lower)]
+    results = generate(small_lumina.loaded, requests, settings, seen.append)
+    for index, (request, result) in enumerate(zip(requests, results, strict=True)):
+        rows = [
+            (row.row_index, row.codes[row.requests.index(index)], row.passes)
+            for row in seen
+            if index in row.requests
+        ]
+        assert [row_index for row_index, _, _ in rows] == [0, 1, 2, 3]
+        np.testing.assert_array_equal([codes for _, codes, _ in rows], result.codes)
+        assert [passes is None for _, _, passes in rows] == [True, True, True, False]
+        num_free = 24 if request.given is None else (request.given == FREE).sum()
+        assert 1 <= rows[-1][2] <= num_free + 4  # a given code between drawn ones may cost a pass
 
 
 def test_row_does_not_depend_on_its_neighbours_settings(small_lumina, request_for) -> None:
@@ -99,13 +178,14 @@ def test_batch_has_a_row_for_every_stream_that_guidance_reads(
     assert len(spied_batches[-1].contexts) == num_rows  # 3 requests fill a batch of 4
 
 
-def test_requests_share_a_batch_only_with_equal_streams_and_nuclei(
+def test_requests_share_a_batch_only_with_equal_streams_and_cuts(
     small_lumina, request_for, monkeypatch
 ) -> None:
     seen = []
 
     def no_codes(network, batch):
-        seen.append((len(batch.contexts), batch.policy.top_p is None))
+        cuts = batch.policy.top_p, batch.policy.min_p, batch.policy.schedule
+        seen.append((len(batch.contexts), *(cut is None for cut in cuts)))
         yield from np.zeros((len(batch.plan.runs), len(batch.policy.seed), 128), np.int32)
 
     monkeypatch.setattr(sequential, "draw_runs", no_codes)
@@ -115,9 +195,19 @@ def test_requests_share_a_batch_only_with_equal_streams_and_nuclei(
         replace(SETTINGS, image_guidance=1.2),
         replace(SETTINGS, image_top_p=0.6),
         replace(SETTINGS, image_guidance=1.2, image_top_p=0.3),
+        replace(SETTINGS, image_min_p=0.1),
+        replace(SETTINGS, guidance_schedule=(1.0, 2.0)),
     ]
     generate(small_lumina.loaded, [replace(request_for("a"), settings=each) for each in kinds * 2])
-    assert seen == [(2, True), (4, True), (4, False), (6, True), (6, False)]
+    assert seen == [
+        (2, True, True, True),
+        (4, True, True, True),
+        (4, True, True, False),
+        (4, True, False, True),
+        (4, False, True, True),
+        (6, True, True, True),
+        (6, False, True, True),
+    ]
 
 
 def test_equal_scales_of_text_and_images_paint_as_two_streams(small_lumina, request_for) -> None:
@@ -160,6 +250,21 @@ def test_progress_hands_over_every_row_of_codes(small_lumina, request_for) -> No
         ({"prompt_ids": np.zeros(1, np.int32)}, "prompt of 1 tokens"),
         ({"prompt_ids": np.zeros(390, np.int32)}, "the prompt takes 390 of 400"),
         ({"settings": SampleConfig(decoder="jacoby")}, "unknown decoder 'jacoby'"),
+        ({"negative_ids": np.zeros(400, np.int32)}, "negative prompt of 400 tokens: this model"),
+        ({"negative_ids": np.zeros(380, np.int32)}, "the negative prompt takes 380 of 400"),
+        (
+            {"negative_ids": np.zeros(3, np.int32), "settings": SampleConfig(guidance=1)},
+            "negative prompt: guidance 1 reads none",
+        ),
+        (
+            {"negative_ids": np.zeros(3, np.int32), "settings": SampleConfig(grammar="original")},
+            "negative prompt: grammar 'original' reads none",
+        ),
+        (
+            {"given": np.zeros((4, 6), int), "settings": SampleConfig(grammar="original")},
+            "given codes: grammar 'original' draws all",
+        ),
+        ({"given": np.zeros((4, 5), int)}, r"given codes of int64 \(4, 5\): .* \(4, 6\)"),
     ],
 )
 def test_bad_request_is_refused_before_anything_is_drawn(

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from lumina_jax.sampling.grammar import plan_image
-from lumina_jax.sampling.guidance import guide, guide_rows, stream_contexts, to_rows
+from lumina_jax.sampling.guidance import (
+    guide,
+    guide_rows,
+    scheduled_scales,
+    stream_contexts,
+    to_rows,
+)
 from lumina_jax.unirep.image_tokens import image_sentence
 
 LOGITS = jnp.array([[1.0, 4.0], [3.0, 3.0], [0.0, 10.0], [2.0, 8.0]])  # rows: with, without, …
@@ -59,6 +65,27 @@ def test_streams_read_all_then_the_images_then_nothing_of_a_prompt(small_lumina,
     assert none.tolist() == [*unprompted, *plan.lead]
     two = stream_contexts(prompt, plan, vocab, 2)
     assert [two[0].tolist(), two[1].tolist()] == [full.tolist(), none.tolist()]
+
+
+@pytest.mark.parametrize("num_streams", [2, 3])
+def test_negative_prompt_stands_in_the_last_stream(small_lumina, num_streams: int) -> None:
+    vocab = small_lumina.tokenizer.vocab
+    plan = plan_image(32, 32, small_lumina.config, vocab)
+    prompt, negative = np.array([vocab.bos_id, 300, vocab.sep_id]), np.array([vocab.bos_id, 9])
+    found = stream_contexts(prompt, plan, vocab, num_streams, negative)
+    plain = stream_contexts(prompt, plan, vocab, num_streams)
+    assert found[-1].tolist() == [*negative, *plan.lead]
+    assert [row.tolist() for row in found[:-1]] == [row.tolist() for row in plain[:-1]]
+
+
+def test_scheduled_scales_are_one_a_row_and_linear_between_knots(small_lumina) -> None:
+    plan = plan_image(32, 48, small_lumina.config, small_lumina.tokenizer.vocab)
+    rows = [scheduled_scales(k, plan)[plan.code_places].reshape(6, 4) for k in ((6, 1), (3, 0, 3))]
+    np.testing.assert_allclose(rows[0], [[scale] * 4 for scale in (6, 5, 4, 3, 2, 1)], rtol=1e-6)
+    np.testing.assert_allclose(rows[1][:, 0], [3, 1.8, 0.6, 0.6, 1.8, 3], rtol=1e-6)
+    each = scheduled_scales((1.1, 7, 2, 9.3, 4, 0.7), plan)[plan.code_places][::4]
+    assert each.tolist() == np.float32([1.1, 7, 2, 9.3, 4, 0.7]).tolist()
+    assert set(scheduled_scales((2.1,), plan).tolist()) == {float(np.float32(2.1))}
 
 
 @pytest.mark.parametrize("num_streams", [1, 2, 3])

@@ -11,6 +11,7 @@ from lumina_jax.sampling.policy import Policy
 draw = jax.jit(policy.draw)
 gumbel_noise = jax.jit(policy.gumbel_noise, static_argnums=2)
 keep_top_k = jax.jit(policy.keep_top_k)
+keep_min_p = jax.jit(policy.keep_min_p)
 keep_top_p = jax.jit(policy.keep_top_p)
 
 
@@ -118,6 +119,49 @@ def test_nucleus_is_measured_after_the_temperature() -> None:
         for t in (1.0, 0.5)
     ]
     assert kept == [[True, True, False], [True, False, False]]  # 0.6 ^ 2 is 0.78 of the squares
+
+
+def test_keep_min_p_equals_probabilities_against_the_best_at_the_temperature() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (6, 301)).astype(np.float32)
+    logits[:, :20] = -np.inf
+    temperatures = np.array([1.0, 0.7, 0.1, 3.0, 50.0, 1.0], np.float32)
+    min_p = np.array([0.1, 0.5, 0.9, 0.01, 0.999, 1e-6], np.float32)
+    found = keep_min_p(jnp.array(logits), jnp.array(temperatures), jnp.array(min_p))
+    scaled = logits.astype(np.float64) / temperatures[:, None]
+    shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    np.testing.assert_array_equal(found, shares >= min_p[:, None])
+    counts = np.asarray(found).sum(axis=1)
+    assert counts.min() == 1 and counts.max() > 200 and len(set(counts.tolist())) == 4
+
+
+def test_draw_with_min_p_0_equals_the_draw_without() -> None:
+    logits = jnp.array(np.random.default_rng(0).normal(size=(64, 50)), jnp.float32)
+    plain, ones = policy_of(64, 0.7, top_k=20), jnp.ones(64)
+    wanted = draw(logits, plain, jnp.int32(3)).tolist()
+    assert draw(logits, plain._replace(min_p=0 * ones), jnp.int32(3)).tolist() == wanted
+    assert draw(logits, plain._replace(min_p=0.3 * ones), jnp.int32(3)).tolist() != wanted
+
+
+def test_top_k_nucleus_and_min_p_cut_together() -> None:
+    logits = jnp.log(jnp.array([[0.4, 0.3, 0.15, 0.1, 0.05]] * 3))
+    cuts = policy_of(3)._replace(
+        top_k=jnp.array([2, 9, 9]),
+        top_p=jnp.array([1.0, 0.8, 1.0]),
+        min_p=jnp.array([0.1, 0.1, 0.7]),
+    )
+    kept = jnp.isfinite(policy.log_weights(logits, cuts))
+    assert kept.sum(axis=1).tolist() == [2, 3, 2]
+
+
+def test_scales_at_reads_the_schedule_at_every_rows_own_token() -> None:
+    scales = jnp.array([[3.0, 1.2], [4.0, 1.5]])
+    plain = policy_of(2)._replace(guidance=scales)
+    np.testing.assert_array_equal(policy.scales_at(plain, jnp.int32(1)), scales)
+    timed = plain._replace(schedule=jnp.array([[7.0, 8.0, 9.0], [17.0, 18.0, 19.0]]))
+    found = policy.scales_at(timed, jnp.array([2, 0]))
+    np.testing.assert_allclose(found, [[9.0, 1.2], [17.0, 1.5]])
+    np.testing.assert_allclose(policy.scales_at(timed, jnp.int32(1))[:, 0], [8.0, 18.0])
 
 
 def test_noise_of_a_row_is_the_same_alone_and_among_others() -> None:

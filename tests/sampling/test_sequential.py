@@ -15,7 +15,8 @@ from lumina_jax.sampling.grammar import plan_image
 from lumina_jax.sampling.policy import draw, make_policy
 from lumina_jax.sampling.sequential import MAX_PADDING, padded_length
 from lumina_jax.unirep.conversation import prompt_ids
-from lumina_jax.unirep.image_tokens import image_sentence
+from lumina_jax.unirep.grid import FREE
+from lumina_jax.unirep.image_tokens import image_sentence, parse_image
 
 GREEDY = SampleConfig(guidance=2.5, image_top_k=1)
 THREE_STREAMS = SampleConfig(guidance=3.0, image_guidance=1.5, image_top_k=1)
@@ -30,7 +31,7 @@ def requests_of(lumina, prompts: list[str], size: tuple[int, int]) -> list[Reque
 def recomputed_ids(lumina, request: Request, ids: np.ndarray, settings: SampleConfig) -> np.ndarray:
     """What would be drawn in the places after the lead, from one full forward a stream without any cache."""
     vocab = lumina.tokenizer.vocab
-    plan = plan_image(request.width_px, request.height_px, lumina.config, vocab)
+    plan = plan_image(request.width_px, request.height_px, lumina.config, vocab, request.given)
     codes = slice(vocab.first_code_id, vocab.first_code_id + vocab.num_codes)
     places = np.arange(len(plan.lead), len(ids), dtype=np.int32)
 
@@ -41,7 +42,15 @@ def recomputed_ids(lumina, request: Request, ids: np.ndarray, settings: SampleCo
 
     full = logits(np.concatenate([request.prompt_ids, plan.lead]))
     none = logits(np.array(plan.unprompted))
-    if settings.image_guidance is None:
+    if request.negative_ids is not None:
+        none = logits(np.concatenate([request.negative_ids, plan.lead]))
+    if settings.guidance_schedule:
+        first, last = settings.guidance_schedule
+        rows = first + (last - first) * np.arange(plan.shape[0]) / (plan.shape[0] - 1)
+        row_indices = (places - plan.runs[0][0]) // plan.stride
+        scales = np.append(rows, last)[row_indices].astype(np.float32)[:, None]
+        guided = none + scales * (full - none)
+    elif settings.image_guidance is None:
         guided = none + settings.guidance * (full - none)
     else:
         asked = request.prompt_ids.tolist()  # holds one image or none
@@ -69,6 +78,45 @@ def test_sampling_with_cache_equals_full_recomputation(small_lumina, settings) -
         free = small_lumina.tokenizer.vocab.is_code(written)
         np.testing.assert_array_equal(written[free], wanted[free])
         assert free.sum() == 6 * 4
+
+
+SCHEDULED = replace(DRAWN, guidance_schedule=(4.0, 0.5), image_min_p=0.2)
+UPPER = np.where(np.arange(24) < 12, np.arange(24), FREE).reshape(4, 6)  # two rows of four
+CUT_ROW = np.where(np.arange(24) < 15, np.arange(24), FREE).reshape(4, 6)
+HOLES = np.where(np.arange(24) % 5 < 2, FREE, np.arange(24)).reshape(4, 6)
+LOWER = np.where(np.arange(24) < 9, FREE, np.arange(24)).reshape(4, 6)
+CONTROLS = {
+    "schedule, min-p, negative prompt": (SCHEDULED, None, "a small green circle"),
+    "negative prompt": (DRAWN, None, "a small green circle"),
+    "upper rows": (DRAWN, UPPER, None),
+    "part of a row": (DRAWN, CUT_ROW, "a large square"),
+    "holes": (DRAWN, HOLES, None),
+    "lower rows": (DRAWN, LOWER, None),
+}
+
+
+@pytest.mark.parametrize("decoder", ["sequential", "jacobi"])
+@pytest.mark.parametrize("case", CONTROLS)
+def test_controlled_sampling_equals_full_recomputation(small_lumina, case, decoder) -> None:
+    settings, given, negative = CONTROLS[case]
+    settings, vocab = replace(settings, decoder=decoder), small_lumina.tokenizer.vocab
+    ids = None if negative is None else prompt_ids(negative, small_lumina.tokenizer)
+    requests = [
+        replace(request, given=given, negative_ids=ids)
+        for request in requests_of(small_lumina, ["a red star", "a star, please."], (48, 32))
+    ]
+    results = generate(small_lumina.loaded, requests, settings)
+    for request, result in zip(requests, results, strict=True):
+        wanted = recomputed_ids(small_lumina, request, result.ids, settings)
+        free = np.full((4, 6), True) if given is None else given == FREE
+        drawn = np.zeros((4, 6), np.int32)
+        places = vocab.is_code(result.ids[-len(wanted) :])
+        drawn.ravel()[-places.sum() :] = wanted[places] - vocab.first_code_id
+        np.testing.assert_array_equal(result.codes[free], drawn[free])
+        if given is not None:
+            np.testing.assert_array_equal(result.codes[~free], given[~free])
+        codes = parse_image(result.ids, vocab, small_lumina.config.grid)
+        np.testing.assert_array_equal(codes, result.codes)
 
 
 @pytest.mark.parametrize(
