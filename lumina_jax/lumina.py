@@ -144,18 +144,21 @@ class Lumina:
         named |= {"image_top_k": image_top_k, "image_top_p": image_top_p, "grammar": grammar}
         given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         settings = replace(self.settings, **given)
-        layout = self.config.image_layout
         asked, is_list = _broadcast(prompt, size or self.trained_size, seed)
-        requests = [
-            Request(prompt_ids(text_to_image(*wh, text, layout), self.tokenizer), *wh, seed=one)
-            for text, wh, one in asked
-        ]
+        requests = [self.request(*one) for one in asked]
         drawn = self._draw(requests, settings, progress)
         images = [
-            self._finish(result, text, one, settings)
+            self.finish(result, text, one, settings)
             for result, (text, _, one) in zip(drawn, asked, strict=True)
         ]
         return images if is_list else images[0]
+
+    def request(
+        self, prompt: str, size: Size, seed: int = 0, settings: SampleConfig | None = None
+    ) -> Request:
+        """One image as decoders and queues take it; `settings`: None is those of the call that draws it."""
+        text = text_to_image(*size, prompt, self.config.image_layout)
+        return Request(prompt_ids(text, self.tokenizer), *size, seed, settings)
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Float32[B, S, V] of ids [B, S]. Raises ValueError for another shape or ids outside the vocabulary."""
@@ -210,9 +213,10 @@ class Lumina:
         with tqdm(total=sum(p * q for p, q in shapes), unit="code", desc="painting") as bar:
             return generate(self.loaded, requests, settings, lambda row: bar.update(row.codes.size))
 
-    def _finish(
+    def finish(
         self, result: Generated, prompt: str, seed: int, settings: SampleConfig
     ) -> GeneratedImage:
+        """What was drawn, as an image with its origin; ValueError where it holds no readable image."""
         if result.codes is None:
             raise ValueError(
                 f"seed {seed}: the free grammar wrote no readable image; try another seed or grammar='exact'"

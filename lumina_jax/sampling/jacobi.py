@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from lumina_jax.sampling.window import (
     admit,
     advance,
     empty_state,
+    halt,
+    share,
 )
 
 SENTENCE_BUCKET = 128  # tables of sentences are multiples of this
@@ -36,12 +38,25 @@ class Sizes(NamedTuple):
 class Slots:
     """B places for requests with R streams each, and the state of those that are being drawn."""
 
-    def __init__(self, network: Network, rule: Rule, sizes: Sizes, policy: Policy):
-        """Empty slots; `policy` has the shape of theirs, its values are placeholders."""
+    def __init__(
+        self,
+        network: Network,
+        rule: Rule,
+        sizes: Sizes,
+        policy: Policy,
+        device: Any = None,
+    ):
+        """Empty slots; `policy` has the shape of theirs, its values are placeholders.
+
+        `device`: where the weights of `network` are and the state shall be; None: where JAX puts it.
+        """
         self._network, self._sizes = network, sizes
         self._program = Program(network.config, network.codes, rule)
-        self._state = empty_state(self._program, policy, sizes.num_slots, sizes.num_tokens)
+        state = empty_state(self._program, policy, sizes.num_slots, sizes.num_tokens)
+        self._state = state if device is None else jax.device_put(state, device)
+        self._whole_policy = policy.top_p is not None
         self._jobs: list[Job | None] = [None] * len(policy.seed)
+        self._read: list[list[bytes] | None] = [None] * len(self._jobs)  # contexts in the cache
         self._told = [0] * len(self._jobs)
         self._waiting: tuple[Sentence, list[Job | None]] | None = None
 
@@ -50,12 +65,28 @@ class Slots:
         """Slots that can take a request."""
         return [slot for slot, job in enumerate(self._jobs) if job is None]
 
+    @property
+    def busy(self) -> bool:
+        """Whether any slot holds a request."""
+        return len(self.free) < len(self._jobs)
+
     def put(self, slot: int, job: Job) -> None:
-        """Begin a request in a free slot."""
-        arrival = make_arrival(job, self._sizes)
-        args = self._network.params, self._state, jnp.int32(slot), arrival
-        self._state = admit(*args, self._program)
-        self._jobs[slot], self._told[slot] = job, 0
+        """Begin a request in a free slot; contexts that are in the cache already are copied, not read again."""
+        arrival = make_arrival(job, self._sizes, self._whole_policy)
+        contexts = [context.tobytes() for context in job.contexts]
+        if contexts in self._read:
+            source = self._read.index(contexts)
+            self._state = share(self._state, jnp.int32(source), jnp.int32(slot), arrival)
+        else:
+            args = self._network.params, self._state, jnp.int32(slot), arrival
+            self._state = admit(*args, self._program)
+        self._jobs[slot], self._read[slot], self._told[slot] = job, contexts, 0
+
+    def drop(self, job: Job) -> None:
+        """Give up a request that has not been finished; its slot is free at once."""
+        slot = next(slot for slot, held in enumerate(self._jobs) if held is job)
+        self._state = halt(self._state, jnp.int32(slot))
+        self._jobs[slot] = None
 
     def step(self) -> list[DrawnRow]:
         """PASSES more passes. Returns the rows that the call before had finished; the device works on meanwhile."""
@@ -108,8 +139,8 @@ def sizes_of(jobs: Sequence[Job], rule: Rule) -> Sizes:
     )
 
 
-def make_arrival(job: Job, sizes: Sizes) -> Arrival:
-    """A request in the shapes that `admit` takes."""
+def make_arrival(job: Job, sizes: Sizes, whole_policy: bool = False) -> Arrival:
+    """A request in the shapes that `admit` takes; `whole_policy` as of `make_policy`."""
     plan, place = job.plan, len(job.plan.lead)
     contexts = np.zeros((len(job.contexts), sizes.context_length), np.int32)
     for row, context in zip(contexts, job.contexts, strict=True):
@@ -117,7 +148,7 @@ def make_arrival(job: Job, sizes: Sizes) -> Arrival:
     lengths = np.array([len(context) for context in job.contexts], np.int32)
     table = np.zeros(sizes.num_tokens, np.int32)
     table[: len(plan.sentence)] = plan.sentence
-    row = make_policy([job.settings], [job.request.seed])
+    row = make_policy([job.settings], [job.request.seed], whole=whole_policy)
     number = jnp.int32
     sentence = Sentence(
         table=jnp.asarray(table),

@@ -31,9 +31,12 @@ class Policy(NamedTuple):
 
 
 def make_policy(
-    settings: Sequence[SampleConfig], seeds: Sequence[int], text: bool = False
+    settings: Sequence[SampleConfig], seeds: Sequence[int], text: bool = False, whole: bool = False
 ) -> Policy:
-    """The policy of requests with equally many streams; `text` draws as outside of images."""
+    """The policy of requests with equally many streams; `text` draws as outside of images.
+
+    `whole`: with every array, needed or not, so that all such requests share one program.
+    """
     top_k = [each.text_top_k if text else each.image_top_k for each in settings]
     top_p = [1.0 if text else each.image_top_p for each in settings]
     return Policy(
@@ -41,7 +44,7 @@ def make_policy(
         temperature=jnp.array([each.temperature for each in settings], jnp.float32),
         top_k=jnp.array(top_k, jnp.int32),
         guidance=jnp.array([each.guidance_scales for each in settings], jnp.float32),
-        top_p=None if min(top_p) == 1 else jnp.array(top_p, jnp.float32),
+        top_p=None if min(top_p) == 1 and not whole else jnp.array(top_p, jnp.float32),
     )
 
 

@@ -3,8 +3,9 @@
 A slot of the batch holds one request: its cache rows, its sentence (forced ids, drawn ids, guesses) and how much of
 that is decided. A pass feeds every slot the last decided token and W - 1 guesses; those that prove right stand, and one
 more with them (`rules`). Slots know nothing of each other, so a request is drawn the same whatever its neighbours, and
-a finished one makes room for another: `serving.queue` does so. Two programs do everything, `admit` and `advance`;
-sizes, prompts and settings are run-time values.
+a finished one makes room for another: `serving.queue` does so. Four programs do everything: `admit` reads a prompt,
+`share` copies what another slot has read, `advance` draws, `halt` gives up; sizes, prompts and settings are run-time
+values.
 """
 
 from functools import partial
@@ -95,14 +96,7 @@ def empty_state(program: Program, policy: Policy, num_slots: int, num_tokens: in
 @partial(jax.jit, static_argnames=("program",), donate_argnames=("state",))
 def admit(params: Any, state: State, slot: Array, arrival: Arrival, program: Program) -> State:
     """Put a request into a slot: its context through the model, CHUNK tokens at a time, and all else beside it."""
-    num_streams, num_tokens = arrival.contexts.shape
-    first_row = slot * num_streams
-
-    def rows_of(leaf: Array) -> Array:
-        return jax.lax.dynamic_slice_in_dim(leaf, first_row, num_streams)
-
-    def put_rows(leaf: Array, rows: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(leaf, rows.astype(leaf.dtype), first_row, 0)
+    num_streams = len(arrival.contexts)
 
     def read_chunk(index: Array, cache: Cache) -> Cache:
         ids = jax.lax.dynamic_slice_in_dim(arrival.contexts, index * CHUNK, CHUNK, axis=1)
@@ -110,8 +104,39 @@ def admit(params: Any, state: State, slot: Array, arrival: Arrival, program: Pro
         assert grown is not None
         return grown
 
-    cache = jax.tree.map(rows_of, state.cache)._replace(length=jnp.zeros(num_streams, jnp.int32))
+    cache = _rows_of(state.cache, slot, num_streams)
+    cache = cache._replace(length=jnp.zeros(num_streams, jnp.int32))
     cache = jax.lax.fori_loop(0, -(-arrival.lengths.max() // CHUNK), read_chunk, cache)
+    return _seated(state, slot, arrival, cache)
+
+
+@partial(jax.jit, donate_argnames=("state",))
+def share(state: State, source: Array, slot: Array, arrival: Arrival) -> State:
+    """As `admit`, where the slot `source` has read the same contexts: what it draws behind them does not matter."""
+    return _seated(state, slot, arrival, _rows_of(state.cache, source, len(arrival.contexts)))
+
+
+@partial(jax.jit, donate_argnames=("state",))
+def halt(state: State, slot: Array) -> State:
+    """Give up what a slot draws: no pass waits for it any more."""
+    sentence = state.sentence
+    stop = sentence.stop.at[slot].set(sentence.place[slot])
+    return state._replace(sentence=sentence._replace(stop=stop))
+
+
+def _rows_of(cache: Cache, slot: Array, num_streams: int) -> Cache:
+    """The cache rows of one slot."""
+    first = slot * num_streams
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, num_streams), cache)
+
+
+def _seated(state: State, slot: Array, arrival: Arrival, cache: Cache) -> State:
+    """The state with a request in a slot, whose cache rows are `cache`."""
+
+    def put_rows(leaf: Array, rows: Array) -> Array:
+        first = slot * len(rows)
+        return jax.lax.dynamic_update_slice_in_dim(leaf, rows.astype(leaf.dtype), first, 0)
+
     sentence, policy = jax.tree.map(
         lambda leaf, new: leaf.at[slot].set(new),
         (state.sentence, state.policy),

@@ -1,0 +1,89 @@
+"""What a queue draws in: padded sizes chosen once, and slots that requests with equally many streams share."""
+
+from dataclasses import replace
+from typing import Any
+
+from lumina_jax.config import SampleConfig
+from lumina_jax.dims import pick
+from lumina_jax.lumina import Lumina, Size
+from lumina_jax.sampling.batch import SLOT_BUCKET, Job, Network, round_up
+from lumina_jax.sampling.grammar import plan_image
+from lumina_jax.sampling.jacobi import SENTENCE_BUCKET, Sizes, Slots
+from lumina_jax.sampling.policy import make_policy
+from lumina_jax.sampling.rules import Accept, Rule
+from lumina_jax.sampling.window import CHUNK
+from lumina_jax.unirep.grid import crop_sizes
+
+MAX_PROMPT_TOKENS = 256  # of a queue that is told nothing else
+ACCEPT: dict[str, Accept] = {"sequential": "tied", "jacobi": "tied", "coupled": "coupled"}
+
+
+def rule_of(settings: SampleConfig) -> Rule:
+    """How slots draw what a decoder would.
+
+    "sequential" is a window of two tied tokens: the same tokens, and a forced one costs no pass of its own.
+    """
+    accept = pick(ACCEPT, settings.decoder, "decoder")
+    window = 2 if settings.decoder == "sequential" else settings.window
+    return Rule(accept, window, settings.drafts)
+
+
+def with_decoder_of(settings: SampleConfig, queue_settings: SampleConfig) -> SampleConfig:
+    """Settings of a request with the decoder, window and drafts of a queue."""
+    shared = {name: getattr(queue_settings, name) for name in ("decoder", "window", "drafts")}
+    return replace(settings, **shared)
+
+
+def queue_sizes(
+    model: Lumina,
+    settings: SampleConfig,
+    max_size: Size | None = None,
+    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+) -> Sizes:
+    """Padded sizes for images up to `max_size` (default: all that the model paints) after prompts of so many tokens."""
+    config, vocab = model.config, model.tokenizer.vocab
+    sizes = [max_size] if max_size else crop_sizes(config.target_px, config.grid)
+    if config.image_layout == "chameleon":
+        sizes = [model.trained_size]
+    plans = [plan_image(*size, config, vocab) for size in sizes]
+    window = rule_of(settings).window
+    num_tokens = max(len(plan.sentence) for plan in plans) + window
+    longest = max_prompt_tokens + max(len(plan.lead) for plan in plans)
+    context_length = round_up(longest, CHUNK)
+    # no sequence is longer than those the model was trained for
+    num_slots = max(min(longest + num_tokens, config.max_tokens + window), context_length)
+    return Sizes(
+        round_up(num_slots, SLOT_BUCKET), context_length, round_up(num_tokens, SENTENCE_BUCKET)
+    )
+
+
+def empty_slots(
+    network: Network,
+    rule: Rule,
+    sizes: Sizes,
+    num_slots: int,
+    num_streams: int,
+    device: Any,
+) -> Slots:
+    """Slots for requests with so many streams and any settings."""
+    guidance: dict[str, Any] = [{"guidance": 1.0}, {}, {"image_guidance": 1.0}][num_streams - 1]
+    placeholders = [SampleConfig(**guidance)] * num_slots
+    policy = make_policy(placeholders, [0] * num_slots, whole=True)
+    return Slots(network, rule, sizes, policy, device)
+
+
+def check_fit(job: Job, sizes: Sizes, rule: Rule) -> None:
+    """Raise ValueError of one line unless a request fits into the sizes."""
+    request, longest = job.request, max(len(context) for context in job.contexts)
+    if len(job.plan.sentence) + rule.window > sizes.num_tokens:
+        raise ValueError(
+            f"size {request.width_px}x{request.height_px}: {len(job.plan.sentence)} tokens, this queue paints at most "
+            f"{sizes.num_tokens - rule.window}; ask for a smaller image"
+        )
+    room = min(sizes.context_length, sizes.num_slots - len(job.plan.sentence) - rule.window)
+    if longest > room:
+        lead = len(job.plan.lead)
+        raise ValueError(
+            f"prompt of {len(request.prompt_ids)} tokens: this queue reads at most {room - lead} before an image of "
+            f"{request.width_px}x{request.height_px} px; shorten it"
+        )
