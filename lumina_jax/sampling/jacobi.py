@@ -83,10 +83,10 @@ class Slots:
         self._jobs[slot], self._read[slot], self._told[slot] = job, contexts, 0
 
     def drop(self, job: Job) -> None:
-        """Give up a request that has not been finished; its slot is free at once."""
-        slot = next(slot for slot, held in enumerate(self._jobs) if held is job)
-        self._state = halt(self._state, jnp.int32(slot))
-        self._jobs[slot] = None
+        """Give up a request; its slot is free at once. Nothing where it is finished."""
+        for slot in [slot for slot, held in enumerate(self._jobs) if held is job]:
+            self._state = halt(self._state, jnp.int32(slot))
+            self._jobs[slot] = None
 
     def step(self) -> list[DrawnRow]:
         """PASSES more passes. Returns the rows that the call before had finished; the device works on meanwhile."""
@@ -131,11 +131,17 @@ def decode(network: Network, jobs: Sequence[Job], limit: int, accept: Accept) ->
 def sizes_of(jobs: Sequence[Job], rule: Rule) -> Sizes:
     """The smallest padded sizes that take all of these jobs."""
     longest = max(len(context) for job in jobs for context in job.contexts)
-    context_length = round_up(longest, CHUNK)
-    num_tokens = max(len(job.plan.sentence) for job in jobs) + rule.window
-    num_slots = max(longest + num_tokens, context_length)
+    return padded_sizes(longest, max(len(job.plan.sentence) for job in jobs), rule)
+
+
+def padded_sizes(context_length: int, sentence_length: int, rule: Rule) -> Sizes:
+    """The smallest padded sizes for contexts and image sentences of up to so many tokens."""
+    num_tokens = sentence_length + rule.window
+    num_slots = max(context_length + num_tokens, round_up(context_length, CHUNK))
     return Sizes(
-        round_up(num_slots, SLOT_BUCKET), context_length, round_up(num_tokens, SENTENCE_BUCKET)
+        round_up(num_slots, SLOT_BUCKET),
+        round_up(context_length, CHUNK),
+        round_up(num_tokens, SENTENCE_BUCKET),
     )
 
 

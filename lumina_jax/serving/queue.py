@@ -172,8 +172,8 @@ class Queue:
             slots = self._group(place, len(job.contexts)).slots
             for _ in range(2):  # read, then shared
                 slots.put(0, job)
-                slots.step()
                 slots.drop(job)
+                slots.step()
         result = finish(job, np.zeros(job.plan.shape, np.int32), self._network)
         self.model.finish(result, "", request.seed, job.settings)
 

@@ -6,12 +6,11 @@ from typing import Any
 from lumina_jax.config import SampleConfig
 from lumina_jax.dims import pick
 from lumina_jax.lumina import Lumina, Size
-from lumina_jax.sampling.batch import SLOT_BUCKET, Job, Network, round_up
+from lumina_jax.sampling.batch import Job, Network
 from lumina_jax.sampling.grammar import plan_image
-from lumina_jax.sampling.jacobi import SENTENCE_BUCKET, Sizes, Slots
+from lumina_jax.sampling.jacobi import Sizes, Slots, padded_sizes
 from lumina_jax.sampling.policy import make_policy
 from lumina_jax.sampling.rules import Accept, Rule
-from lumina_jax.sampling.window import CHUNK
 from lumina_jax.unirep.grid import crop_sizes
 
 MAX_PROMPT_TOKENS = 256  # of a queue that is told nothing else
@@ -46,15 +45,10 @@ def queue_sizes(
     if config.image_layout == "chameleon":
         sizes = [model.trained_size]
     plans = [plan_image(*size, config, vocab) for size in sizes]
-    window = rule_of(settings).window
-    num_tokens = max(len(plan.sentence) for plan in plans) + window
-    longest = max_prompt_tokens + max(len(plan.lead) for plan in plans)
-    context_length = round_up(longest, CHUNK)
     # no sequence is longer than those the model was trained for
-    num_slots = max(min(longest + num_tokens, config.max_tokens + window), context_length)
-    return Sizes(
-        round_up(num_slots, SLOT_BUCKET), context_length, round_up(num_tokens, SENTENCE_BUCKET)
-    )
+    num_prompt_tokens = min(max_prompt_tokens, config.max_tokens)
+    longest = num_prompt_tokens + max(len(plan.lead) for plan in plans)
+    return padded_sizes(longest, max(len(plan.sentence) for plan in plans), rule_of(settings))
 
 
 def empty_slots(
