@@ -8,6 +8,7 @@ written, is removed by the next run, and its picture is drawn again.
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from lumina_jax.config import SampleConfig
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.image_files import check_folder, png_bytes
-from lumina_jax.paths import as_path, is_remote, write_bytes
+from lumina_jax.paths import as_path, is_remote, names_in, write_bytes
 
 FLUSH_SECONDS = 10.0  # between two writings of the lines in a bucket, where nothing can be appended
 
@@ -39,7 +40,7 @@ def claim_folder(folder: str | Path, resume: bool) -> Path:
     """A folder that images can be written to; ValueError of one line where it holds something and `resume` is False."""
     folder = as_path(folder)
     check_folder(folder)
-    if not resume and any(folder.iterdir()):
+    if not resume and names_in(folder):
         raise ValueError(
             f"{folder}: is not empty; name a new folder, or go on with what is there by --resume"
         )
@@ -60,10 +61,9 @@ class ImageFolder:
         self._folder = folder
         share = "" if num_processes == 1 else f"-{process:05d}-of-{num_processes:05d}"
         self.log = folder / f"images{share}.jsonl"
-        files = [path for path in folder.iterdir() if path.is_file()]
-        _remove_unfinished(files, {*wanted, self.log.name})
-        there = {path.name for path in files}
-        records = [record for path in _logs(files) for record in read_lines(path)]
+        there = names_in(folder)
+        _remove_unfinished(folder, there, {*wanted, self.log.name})
+        records = [record for name in _logs(there) for record in read_lines(folder / name)]
         self.finished = {
             record["file"]
             for record in records
@@ -142,15 +142,14 @@ def _encoded(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False) + "\n").encode()
 
 
-def _logs(files: list[Path]) -> list[Path]:
+def _logs(names: set[str]) -> list[str]:
     """The files of lines of all hosts, of this run and of those before it."""
-    return sorted(
-        path for path in files if path.name.startswith("images") and path.suffix == ".jsonl"
-    )
+    return sorted(name for name in names if re.fullmatch(r"images(-\d+-of-\d+)?\.jsonl", name))
 
 
-def _remove_unfinished(files: list[Path], names: set[str]) -> None:
+def _remove_unfinished(folder: Path, there: set[str], names: set[str]) -> None:
     """Remove what `paths.write_bytes` was writing under one of these names when its process was killed."""
-    for path in files:
-        if path.name.partition(".writing-")[0] in names and ".writing-" in path.name:
-            path.unlink(missing_ok=True)
+    for name in there:
+        whole, writing, _ = name.partition(".writing-")
+        if writing and whole in names:
+            (folder / name).unlink(missing_ok=True)

@@ -55,8 +55,8 @@ BAD = {
     "empty prompt": ({"prompt": " "}, 'prompt " ": want what to paint, in words'),
     "unknown key": (
         {"prompt": "a", "sede": 1},
-        "unknown key 'sede': choose one of guidance, id, image_guidance, prompt, seed, size, temperature, top_k, top_p; "
-        "did you mean 'seed'?",
+        "unknown key 'sede': choose one of guidance, id, image_guidance, prompt, seed, size, "
+        "temperature, top_k, top_p; did you mean 'seed'?",
     ),
     "seed": ({"prompt": "a", "seed": True}, "seed true: want a whole number"),
     "size": ({"prompt": "a", "size": "big"}, "size 'big': want WIDTHxHEIGHT"),
