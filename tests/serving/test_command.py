@@ -48,14 +48,14 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 def test_folder_is_filled_and_resumed(arguments, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
-    run_main(lambda: sample.main([*arguments, "--out", str(out), "--decoder", "jacobi"]))
+    whole = [*arguments, "--out", str(out), "--decoder", "jacobi", "--window", "4", "--batch", "12"]
+    run_main(lambda: sample.main(whole))
     assert capsys.readouterr().out == f"{out}: {NUM_IMAGES} of {NUM_IMAGES} images\n"
     before = pictures(out)
     assert len(before) == NUM_IMAGES
     [gone, *_] = before
     (out / gone).unlink()
-    again = [*arguments, "--out", str(out), "--decoder", "jacobi", "--resume"]
-    run_main(lambda: sample.main(again))
+    run_main(lambda: sample.main([*whole, "--resume"]))
     assert pictures(out) == before
 
 
