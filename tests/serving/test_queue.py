@@ -125,16 +125,28 @@ def test_shared_prompt_is_read_once(make_queue, small_lumina, monkeypatch) -> No
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def test_nothing_compiles_over_fifty_mixed_requests_after_warm_up(make_queue, small_lumina) -> None:
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """An entry for every program that XLA compiles from now on."""
+    events: list[str] = []
+
+    def listen(event: str, *_: object, **__: object) -> None:
+        events.extend([event] if event == COMPILED else [])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_nothing_compiles_over_fifty_mixed_requests_after_warm_up(
+    make_queue, small_lumina, compiled
+) -> None:
     sizes = [(16, 16), (48, 32), (32, 64), (64, 16)]
     queue = make_queue()
     for size in sizes:
         queue.warm_up(small_lumina.request("a", size, 0, GUIDED))
     queue.warm_up(small_lumina.request("a", sizes[0], 0, ALONE))
-    compiled: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if event == COMPILED else None
-    )
+    compiled.clear()
     jax.jit(lambda x: x + 1.5)(np.ones(7))  # what is counted
     assert len(compiled) == 1
     words = "a small large red green purple circle star square please It is".split()
