@@ -5,13 +5,15 @@
     python sample.py --contact-sheet sheet.png
     python sample.py --prompt "a red dome" --outpaint upper.png --size 128x128
     python sample.py --prompt "a blue ring" --inpaint image.png --mask mask.png
+    python sample.py --prompts prompts.jsonl --out pictures/ --resume
 
+A prompt file has one JSON object a line, {"prompt": …, "size": …, "seed": …}; `serving/prompt_file.py` lists the keys.
 Every PNG carries its prompt, seed and settings as metadata.
 """
 
 import json
-import re
-from dataclasses import dataclass, fields
+import sys
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +34,12 @@ class Options:
     prompt: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction
     ] = ()  # repeat it for several images
+    prompts: Path | None = (
+        None  # a file of prompts, one JSON object a line, painted into the folder --out
+    )
+    resume: bool = False  # go on with the images of a prompt file that are not there yet
+    batch: int | None = None  # images of a prompt file at once on each device
+    distributed: bool = False  # share a prompt file with the other processes of a cluster
     size: str | None = None  # WIDTHxHEIGHT in px; default: the trained square
     seed: int = 0  # the same seed, prompt, size and settings paint the same image
     # how closely to follow the prompt; 1 is off; default: the model's own
@@ -45,6 +53,8 @@ class Options:
     top_p: float | None = None  # share of their probability to draw from; default: the model's own
     min_p: float | None = None  # least probability of a code, in shares of the likeliest one's
     temperature: float | None = None  # default: the model's own
+    decoder: str | None = None  # sequential, or several codes a pass: jacobi, coupled
+    window: int | None = None  # tokens a pass of jacobi and coupled; default: the model's own
     grammar: str | None = None  # exact: the asked size; original: as the original, unenforced
     best_of: int = 1  # paint so many of each, keep the one that the model finds likeliest
     outpaint: Path | None = None  # a picture that becomes the upper part of one of --size
@@ -63,19 +73,75 @@ class Options:
 def main(arguments: list[str] | None = None) -> None:
     """Check everything that can be checked, then load, paint and save."""
     options = parse_arguments(Options, arguments, prog="sample.py")
+    if options.prompts is not None:
+        paint_file(options, options.prompts)
+        return
+    if options.resume or options.batch is not None or options.distributed:
+        raise ValueError("--resume, --batch and --distributed go with a file: --prompts FILE.jsonl")
     requests, paths = plan(options)
-    layout = choose_layout(options)
-    from lumina_jax.lumina import Lumina
-
     print(describe(options, requests), flush=True)
-    model = Lumina.load(options.checkpoint, layout)
+    model = load(options)
     for path, image in zip(paths, paint(model, options, requests), strict=False):
         print(image.save(path))
 
 
+def load(options: Options) -> "Lumina":
+    """The model, with the decoder and the window that are asked for."""
+    from lumina_jax.dims import pick
+    from lumina_jax.lumina import Lumina
+    from lumina_jax.sampling import DECODERS
+
+    given = {"decoder": options.decoder, "window": options.window}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.decoder is not None:
+        pick(DECODERS, options.decoder, "decoder")
+    model = Lumina.load(options.checkpoint, choose_layout(options))
+    model.settings = replace(model.settings, **given)
+    return model
+
+
+def paint_file(options: Options, prompts: Path) -> None:
+    """Paint a prompt file. Ends with exit code 130 after Ctrl-C, when what is complete is written."""
+    import jax
+
+    from lumina_jax.serving.image_folder import claim_folder
+    from lumina_jax.serving.offline import paint_lines
+    from lumina_jax.serving.prompt_file import KEYS, read_prompts
+
+    if options.prompt or options.contact_sheet is not None:
+        raise ValueError("--prompts names a file: leave out --prompt and --contact-sheet")
+    alone = options.outpaint or options.inpaint or options.mask or options.negative_prompt
+    if alone or options.best_of != 1 or options.guidance_schedule:
+        raise ValueError(
+            "--outpaint, --inpaint, --negative-prompt, --best-of, --guidance-schedule: with --prompt, not with a file"
+        )
+    if options.grammar not in (None, "exact"):
+        raise ValueError(f"--grammar {options.grammar}: files are painted by 'exact' only")
+    if options.out.suffix:
+        raise ValueError(f"--out {options.out}: images of a file fill a folder; name one")
+    if options.batch is not None and options.batch < 1:
+        raise ValueError(f"--batch {options.batch}: want 1 or more")
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    lines = read_prompts(
+        prompts, {key: given[key] for key in KEYS.keys() - {"prompt"} if key in given}
+    )
+    if options.distributed:
+        jax.distributed.initialize()
+    else:
+        claim_folder(options.out, options.resume)  # before the model is read
+    model = load(options)
+    painted = paint_lines(
+        model, lines, prompts, options.out, resume=options.resume, batch=options.batch
+    )
+    print(f"{options.out}: {painted.num_finished} of {painted.num_asked} images")
+    if painted.signal:
+        print("stopped: the same command with --resume goes on", file=sys.stderr)
+        sys.exit(128 + painted.signal)
+
+
 def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], list[Path]]:
     """What to paint, (prompt, size) each, and where to; ValueError or OSError of one line for what cannot be."""
-    from lumina_jax.image_files import check_folder, check_png_path
+    from lumina_jax.image_files import check_folder, check_png_path, picture_name
 
     if options.contact_sheet is not None:
         check_png_path(options.contact_sheet)
@@ -101,7 +167,7 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
             f"--out {options.out}: images are written as PNG; name a .png file, or a folder without a dot"
         )
     check_folder(options.out)
-    return requests, [options.out / file_name(*pair) for pair in enumerate(options.prompt)]
+    return requests, [options.out / picture_name(*pair) for pair in enumerate(options.prompt)]
 
 
 def check_pictures(options: Options) -> None:
@@ -165,18 +231,9 @@ def paint(model: "Lumina", options: Options, requests: list) -> list["GeneratedI
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """ "128x96" to (128, 96); ValueError for anything else."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
-    if match is None:
-        raise ValueError(f"size {text!r}: want WIDTHxHEIGHT in pixels, such as 128x96")
-    return int(match[1]), int(match[2])
+    from lumina_jax.unirep.grid import parse_size
 
-
-def file_name(index: int, prompt: str) -> str:
-    """ "02-a-red-dome.png": the place in the list and the first words of the prompt."""
-    words = re.findall(r"\w+", prompt.lower())[:8]
-    return "-".join([f"{index:02d}", *words])[:100] + ".png"
+    return None if text is None else parse_size(text)
 
 
 def describe(options: Options, requests: list) -> str:

@@ -1,6 +1,7 @@
 """Pictures on disk: opened with clear errors, written whole or not at all, with their origin in the PNG's metadata."""
 
 import io
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,14 +60,26 @@ def read_mask(mask: Picture, size: tuple[int, int]) -> np.ndarray:
 def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str]) -> Path:
     """Write a PNG with `metadata` as UTF-8 text chunks; a reader sees the old file or the new one, never half."""
     path = as_path(path)
+    make_folder(path.parent)
+    write_bytes(path, png_bytes(image, metadata))
+    return path
+
+
+def png_bytes(image: Image.Image, metadata: Mapping[str, str]) -> bytes:
+    """The content of a PNG with `metadata` as UTF-8 text chunks; the same image gives the same bytes."""
     notes = PngInfo()
     for key, text in metadata.items():
         notes.add_itxt(key, text)
     stream = io.BytesIO()
     image.save(stream, format="PNG", pnginfo=notes)
-    make_folder(path.parent)
-    write_bytes(path, stream.getvalue())
-    return path
+    return stream.getvalue()
+
+
+def picture_name(index: int, prompt: str, digits: int = 2) -> str:
+    """ "02-a-red-dome.png": a place in a list and the first words of a prompt, at most 104 bytes."""
+    words = re.findall(r"\w+", prompt.lower())[:8]
+    stem = "-".join([f"{index:0{digits}d}", *words])
+    return stem.encode()[:100].decode(errors="ignore") + ".png"
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

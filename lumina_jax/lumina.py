@@ -34,9 +34,19 @@ from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.image_files import Picture, open_image, read_mask
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import abstract_params
-from lumina_jax.painting import Ask, Drawn, Size, draw, override, spread_asks, whole_patches
+from lumina_jax.painting import (
+    Ask,
+    Drawn,
+    Size,
+    draw,
+    override,
+    request_of,
+    spread_asks,
+    whole_patches,
+)
 from lumina_jax.paths import join
-from lumina_jax.sampling.generate import Progress
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import Generated, Progress
 from lumina_jax.sampling.given import continued, with_holes
 from lumina_jax.sampling.placement import model_shardings, place_weights
 from lumina_jax.sampling.sequential import inference_config
@@ -183,6 +193,21 @@ class Lumina:
         holes = read_mask(mask, picture.size)
         given = with_holes(self._codes(picture), holes, self.config.grid.patch_px)
         return self.generate(prompt, picture.size, seed, given=given, **options)
+
+    def request(
+        self, prompt: str, size: Size, seed: int = 0, settings: SampleConfig | None = None
+    ) -> Request:
+        """One image as decoders and queues take it; `settings`: None is those of the call that draws it."""
+        ask = Ask(prompt, size, seed, None, None)
+        request = request_of(ask, self.tokenizer, self.config.image_layout)
+        return replace(request, settings=settings)
+
+    def finish(
+        self, result: Generated, prompt: str, seed: int, settings: SampleConfig
+    ) -> GeneratedImage:
+        """What was drawn, as an image with its origin; ValueError where it holds no readable image."""
+        ask = Ask(prompt, self.trained_size, seed, None, None)
+        return self._finish([Drawn(result, seed, {})], [ask], settings)[0]
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """Float32[B, S, V] of ids [B, S]. Raises ValueError for another shape or ids outside the vocabulary."""

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -76,6 +76,17 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where there are such things."""
     if not is_remote(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def names_in(folder: Path) -> set[str]:
+    """What a folder holds, by name, nothing where it is not there; one listing, however much that is."""
+    try:
+        if not is_remote(folder):
+            return {*os.listdir(folder)}
+        ask = partial(bucket_files().ls, str(folder), detail=False)
+        return {PurePath(name).name for name in with_bucket_errors(folder, ask)}
+    except FileNotFoundError:
+        return set()
 
 
 def remove_folder(folder: Path) -> None:

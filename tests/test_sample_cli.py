@@ -201,4 +201,6 @@ def test_misspelt_flag_ends_the_program_with_code_2() -> None:
     command = [sys.executable, "sample.py", "--promt", "a star"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1 and "perhaps --prompt?" in result.stderr
+    assert (
+        len(result.stderr.splitlines()) == 1 and "perhaps --prompt or --prompts?" in result.stderr
+    )

@@ -78,16 +78,22 @@ class Decode(Protocol):
         ...
 
 
-def policy_of(jobs: Sequence[Job], num_tokens: int) -> Policy:
-    """The policy of jobs of one group, whose schedules have a scale for each of `num_tokens` tokens of the sentence."""
+def policy_of(jobs: Sequence[Job], num_tokens: int, whole: bool = False) -> Policy:
+    """The policy of jobs of one group, whose schedules have a scale for each of `num_tokens` tokens of the sentence.
+
+    `whole`: with every array, needed or not, so that jobs with equally many streams are one group.
+    """
     settings = [job.settings for job in jobs]
     schedule = None
-    if settings[0].has_schedule:
+    if settings[0].guidance_scales and (whole or settings[0].has_schedule):
         schedule = np.ones((len(jobs), num_tokens), np.float32)
         for row, job in zip(schedule, jobs, strict=True):
-            scales = scheduled_scales(job.settings.guidance_schedule, job.plan)
-            row[: len(scales)] = scales
-    return make_policy(settings, [job.request.seed for job in jobs], schedule=schedule)
+            row[:] = job.settings.guidance_scales[0]
+            if job.settings.has_schedule:
+                scales = scheduled_scales(job.settings.guidance_schedule, job.plan)
+                row[: len(scales)] = scales
+    seeds = [job.request.seed for job in jobs]
+    return make_policy(settings, seeds, schedule=schedule, whole=whole)
 
 
 def padded_count(num_requests: int, layout: Layout | None) -> int:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,17 @@ from lumina_jax.sampling.batch import (
 )
 from lumina_jax.sampling.policy import Policy
 from lumina_jax.sampling.rules import Accept, Rule
-from lumina_jax.sampling.window import (
+from lumina_jax.sampling.slot_state import (
     CHUNK,
     Arrival,
     Program,
     Sentence,
     admit,
-    advance,
     empty_state,
+    halt,
+    share,
 )
+from lumina_jax.sampling.window import advance
 
 SENTENCE_BUCKET = 128  # tables of sentences are multiples of this
 PASSES = 8  # between two looks at what is finished
@@ -44,12 +46,25 @@ class Sizes(NamedTuple):
 class Slots:
     """B places for requests with R streams each, and the state of those that are being drawn."""
 
-    def __init__(self, network: Network, rule: Rule, sizes: Sizes, policy: Policy):
-        """Empty slots; `policy` has the shape of theirs, its values are placeholders."""
+    def __init__(
+        self,
+        network: Network,
+        rule: Rule,
+        sizes: Sizes,
+        policy: Policy,
+        device: Any = None,
+    ):
+        """Empty slots; `policy` has the shape of theirs, its values are placeholders.
+
+        `device`: where the weights of `network` are and the state shall be; None: where JAX puts it.
+        """
         self._network, self._sizes = network, sizes
         self._program = Program(network.config, network.codes, rule, network.layout)
-        self._state = empty_state(self._program, policy, sizes.num_slots, sizes.num_tokens)
+        state = empty_state(self._program, policy, sizes.num_slots, sizes.num_tokens)
+        self._state = state if device is None else jax.device_put(state, device)
+        self._whole_policy = policy.top_p is not None
         self._jobs: list[Job | None] = [None] * len(policy.seed)
+        self._read: list[list[bytes] | None] = [None] * len(self._jobs)  # contexts in the cache
         self._told = [0] * len(self._jobs)
         self._waiting: tuple[Sentence, list[Job | None]] | None = None
 
@@ -58,12 +73,35 @@ class Slots:
         """Slots that can take a request."""
         return [slot for slot, job in enumerate(self._jobs) if job is None]
 
+    @property
+    def busy(self) -> bool:
+        """Whether any slot holds a request."""
+        return len(self.free) < len(self._jobs)
+
     def put(self, slot: int, job: Job) -> None:
-        """Begin a request in a free slot."""
-        arrival = make_arrival(job, self._sizes)
-        args = self._network.params, self._state, jnp.int32(slot), arrival
-        self._state = admit(*args, self._program)
-        self._jobs[slot], self._told[slot] = job, 0
+        """Begin a request in a free slot; contexts that are in the cache already are copied, not read again."""
+        arrival = make_arrival(job, self._sizes, self._whole_policy)
+        contexts = [context.tobytes() for context in job.contexts]
+        if contexts in self._read:
+            source = self._read.index(contexts)
+            self._state = share(
+                self._network.params,
+                self._state,
+                jnp.int32(source),
+                jnp.int32(slot),
+                arrival,
+                self._program,
+            )
+        else:
+            args = self._network.params, self._state, jnp.int32(slot), arrival
+            self._state = admit(*args, self._program)
+        self._jobs[slot], self._read[slot], self._told[slot] = job, contexts, 0
+
+    def drop(self, job: Job) -> None:
+        """Give up a request; its slot is free at once. Nothing where it is finished."""
+        for slot in [slot for slot, held in enumerate(self._jobs) if held is job]:
+            self._state = halt(self._state, jnp.int32(slot))
+            self._jobs[slot] = None
 
     def step(self) -> list[DrawnRow]:
         """PASSES more passes. Returns the rows that the call before had finished; the device works on meanwhile."""
@@ -112,17 +150,22 @@ def decode(network: Network, jobs: Sequence[Job], limit: int, accept: Accept) ->
 def sizes_of(jobs: Sequence[Job], rule: Rule) -> Sizes:
     """The smallest padded sizes that take all of these jobs."""
     longest = max(len(context) for job in jobs for context in job.contexts)
-    context_length = round_up(longest, CHUNK)
-    beyond = rule.window + len(rule.branches)
-    num_tokens = max(len(job.plan.sentence) for job in jobs) + beyond
-    num_slots = max(*(job.num_tokens + beyond for job in jobs), context_length)
+    return padded_sizes(longest, max(len(job.plan.sentence) for job in jobs), rule)
+
+
+def padded_sizes(context_length: int, sentence_length: int, rule: Rule) -> Sizes:
+    """The smallest padded sizes for contexts and image sentences of up to so many tokens."""
+    num_tokens = sentence_length + rule.window + len(rule.branches)
+    num_slots = max(context_length + num_tokens, round_up(context_length, CHUNK))
     return Sizes(
-        round_up(num_slots, SLOT_BUCKET), context_length, round_up(num_tokens, SENTENCE_BUCKET)
+        round_up(num_slots, SLOT_BUCKET),
+        round_up(context_length, CHUNK),
+        round_up(num_tokens, SENTENCE_BUCKET),
     )
 
 
-def make_arrival(job: Job, sizes: Sizes) -> Arrival:
-    """A request in the shapes that `admit` takes."""
+def make_arrival(job: Job, sizes: Sizes, whole_policy: bool = False) -> Arrival:
+    """A request in the shapes that `admit` takes; `whole_policy` as of `make_policy`."""
     plan, place = job.plan, len(job.plan.lead)
     contexts = np.zeros((len(job.contexts), sizes.context_length), np.int32)
     for row, context in zip(contexts, job.contexts, strict=True):
@@ -130,7 +173,7 @@ def make_arrival(job: Job, sizes: Sizes) -> Arrival:
     lengths = np.array([len(context) for context in job.contexts], np.int32)
     table = np.zeros(sizes.num_tokens, np.int32)
     table[: len(plan.sentence)] = plan.sentence
-    row = policy_of([job], sizes.num_tokens)
+    row = policy_of([job], sizes.num_tokens, whole_policy)
     number = jnp.int32
     sentence = Sentence(
         table=jnp.asarray(table),

@@ -39,8 +39,12 @@ def make_policy(
     seeds: Sequence[int],
     text: bool = False,
     schedule: np.ndarray | None = None,
+    whole: bool = False,
 ) -> Policy:
-    """The policy of requests with equally many streams; `text` draws as outside of images."""
+    """The policy of requests with equally many streams; `text` draws as outside of images.
+
+    `whole`: with every array, needed or not, so that all such requests share one program.
+    """
     top_k = [each.text_top_k if text else each.image_top_k for each in settings]
     top_p = [1.0 if text else each.image_top_p for each in settings]
     min_p = [0.0 if text else each.image_min_p for each in settings]
@@ -49,8 +53,8 @@ def make_policy(
         temperature=jnp.array([each.temperature for each in settings], jnp.float32),
         top_k=jnp.array(top_k, jnp.int32),
         guidance=jnp.array([each.guidance_scales for each in settings], jnp.float32),
-        top_p=None if min(top_p) == 1 else jnp.array(top_p, jnp.float32),
-        min_p=None if max(min_p) == 0 else jnp.array(min_p, jnp.float32),
+        top_p=None if min(top_p) == 1 and not whole else jnp.array(top_p, jnp.float32),
+        min_p=None if max(min_p) == 0 and not whole else jnp.array(min_p, jnp.float32),
         schedule=None if schedule is None else jnp.asarray(schedule, jnp.float32),
     )
 

@@ -1,29 +1,24 @@
 """Passes over a window of W tokens for many requests at once, each at its own place of its own image.
 
-A slot of the batch holds one request: its cache rows, its sentence (forced ids, drawn ids, guesses) and how much of
-that is decided. A pass feeds every slot the last decided token and W - 1 guesses; those that prove right stand, and one
+A pass feeds every slot (`slot_state`) the last decided token and W - 1 guesses; those that prove right stand, and one
 more with them (`rules`). Slots know nothing of each other, so a request is drawn the same whatever its neighbours, and
-a finished one makes room for another: `serving.queue` does so. Two programs do everything, `admit` and `advance`;
-sizes, prompts and settings are run-time values.
+a finished one makes room for another: `serving.queue` does so. Sizes, prompts and settings are run-time values.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
-from lumina_jax.model.chameleon import forward, hidden_states, logits_from_hidden
+from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.cache import Cache
-from lumina_jax.sampling.branches import NONE, adopt, alternatives, find_hit, scattered
-from lumina_jax.sampling.drafts import DRAFTS
+from lumina_jax.sampling.branches import adopt, alternatives, find_hit, scattered
+from lumina_jax.sampling.drafts import DRAFTS, Proposal
 from lumina_jax.sampling.guidance import guide_rows, to_rows
-from lumina_jax.sampling.placement import sharded_cache
-from lumina_jax.sampling.policy import Policy, log_weights, scales_at
+from lumina_jax.sampling.policy import Policy, scales_at
 from lumina_jax.sampling.rules import (
-    Proposal,
     Rule,
     count_decided,
     draw_coupled,
@@ -31,121 +26,9 @@ from lumina_jax.sampling.rules import (
     positional_noise,
     spread,
 )
-from lumina_jax.sharding import Layout, place_rows
+from lumina_jax.sampling.slot_state import Program, Sentence, State
+from lumina_jax.sharding import place_rows
 from lumina_jax.unirep.grid import FREE
-
-CHUNK = 32  # tokens of a context that go through the model at once
-
-
-class Program(NamedTuple):
-    """What the compiled programs depend on besides the shapes of the state."""
-
-    transformer: TransformerConfig
-    codes: tuple[int, int]  # (first id, how many): the rows that the head has left
-    rule: Rule
-    layout: Layout | None = None
-
-
-class Sentence(NamedTuple):
-    """The image sentences of B slots, up to N tokens each. Tokens are counted from the first one of the sentence."""
-
-    table: Array  # Int[B, N]: the forced ids, FREE where a code is drawn
-    ids: Array  # Int[B, N]: what is decided, beyond it what is guessed
-    place: Array  # Int[B]: how many tokens are decided
-    known: Array  # Int[B]: how many are decided or guessed
-    stop: Array  # Int[B]: where the last drawn code ends; an empty slot has place = stop
-    stride: Array  # Int[B]: from a code to the one below it
-    passes: Array  # Int[B]: forward passes taken
-
-
-class State(NamedTuple):
-    """B slots with R cache rows each."""
-
-    cache: Cache  # of B R rows
-    base: Array  # Int[B R]: the cache slot of the sentence's first token
-    sentence: Sentence
-    opening: Array  # Float[B, M]: log-weights of the first code, known from the context alone
-    branches: Array | None  # Int[B, K] codes, NONE where none is known
-    law: (
-        Array | None
-    )  # Float[B, W, M]: what the guesses at place … place + W - 1 were drawn from; "coupled" alone
-    policy: Policy
-
-
-class Arrival(NamedTuple):
-    """One request on its way into a slot."""
-
-    contexts: Array  # Int[R, C]: what precedes the image sentence and its first forced ids, padded on the right
-    lengths: Array  # Int[R]: of which so many tokens are not padding
-    base: Array  # Int[R]
-    sentence: Sentence  # without the axis B
-    policy: Policy  # without the axis B
-
-
-def empty_state(program: Program, policy: Policy, num_slots: int, num_tokens: int) -> State:
-    """B empty slots, whose policies (of B requests) are placeholders, with T cache slots and N tokens of sentence."""
-    num_rows, num_streams, window = len(policy.seed), policy.num_streams, program.rule.window
-    zeros = jnp.zeros((num_rows,), jnp.int32)
-    table = jnp.zeros((num_rows, num_tokens), jnp.int32)
-    sentence = Sentence(table, table, zeros + 1, zeros + 1, zeros + 1, zeros, zeros)
-    coupled = program.rule.accept == "coupled"
-    return State(
-        cache=sharded_cache(program.transformer, num_rows * num_streams, num_slots, program.layout),
-        base=jnp.ones((num_rows * num_streams,), jnp.int32),
-        sentence=jax.tree.map(jnp.copy, sentence),  # donated: no two leaves may share memory
-        opening=jnp.zeros((num_rows, program.codes[1])),
-        branches=_no_branches(program, num_rows),
-        law=jnp.zeros((num_rows, window, program.codes[1])) if coupled else None,
-        policy=jax.tree.map(jnp.copy, policy),
-    )
-
-
-@partial(jax.jit, static_argnames=("program",), donate_argnames=("state",))
-def admit(params: Any, state: State, slot: Array, arrival: Arrival, program: Program) -> State:
-    """Put a request into a slot: its context through the model, CHUNK tokens at a time, and all else beside it."""
-    num_streams, num_tokens = arrival.contexts.shape
-    first_row = slot * num_streams
-
-    def rows_of(leaf: Array) -> Array:
-        return jax.lax.dynamic_slice_in_dim(leaf, first_row, num_streams)
-
-    def put_rows(leaf: Array, rows: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(leaf, rows.astype(leaf.dtype), first_row, 0)
-
-    def read_chunk(index: Array, carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
-        cache, last = carry
-        ids = jax.lax.dynamic_slice_in_dim(arrival.contexts, index * CHUNK, CHUNK, axis=1)
-        hidden, grown = hidden_states(
-            params, program.transformer, ids, cache=cache, layout=program.layout
-        )
-        assert grown is not None
-        place = arrival.lengths - 1 - index * CHUNK
-        here = jnp.take_along_axis(hidden, jnp.clip(place, 0, CHUNK - 1)[:, None, None], axis=1)
-        inside = (place >= 0) & (place < CHUNK)
-        return grown, jnp.where(inside[:, None, None], here, last)
-
-    cache = jax.tree.map(rows_of, state.cache)._replace(length=jnp.zeros(num_streams, jnp.int32))
-    last = jnp.zeros((num_streams, 1, program.transformer.width), program.transformer.compute_dtype)
-    num_chunks = -(-arrival.lengths.max() // CHUNK)
-    cache, last = jax.lax.fori_loop(0, num_chunks, read_chunk, (cache, last))
-    logits = logits_from_hidden(params, program.transformer, last)[:, 0]
-    one = jax.tree.map(lambda leaf: leaf[None], arrival.policy)
-    scales = scales_at(one, arrival.sentence.place[None])
-    opening = log_weights(guide_rows(logits, scales), one)[0]
-    sentence, policy = jax.tree.map(
-        lambda leaf, new: leaf.at[slot].set(new),
-        (state.sentence, state.policy),
-        (arrival.sentence, arrival.policy),
-    )
-    return State(
-        cache=jax.tree.map(put_rows, state.cache, cache),
-        base=put_rows(state.base, arrival.base),
-        sentence=sentence,
-        opening=state.opening.at[slot].set(opening),
-        branches=None if state.branches is None else state.branches.at[slot].set(NONE),
-        law=state.law,
-        policy=policy,
-    )
 
 
 @partial(jax.jit, static_argnames=("program",), donate_argnames=("state",))
@@ -169,58 +52,56 @@ def advance(
 def one_pass(params: Any, state: State, program: Program) -> State:
     """One forward pass of every slot's window and branches, and what it decides and guesses."""
     sentence, rule, (first_code_id, num_codes) = state.sentence, program.rule, program.codes
-    depths = jnp.array(rule.branches, jnp.int32)
-    window = jnp.arange(rule.window)
-    at = sentence.place[:, None] + jnp.concatenate(
-        [window, depths]
-    )  # the tokens that are predicted
+    window, depths = jnp.arange(rule.window), jnp.array(rule.branches, jnp.int32)
+    at = sentence.place[:, None] + jnp.concatenate([window, depths])  # the tokens to predict
     forced = jnp.take_along_axis(sentence.table, at, axis=1)
     noise = positional_noise(state.policy.seed, at, num_codes)
     guess = _guess(state, at[:, : rule.window], noise[:, : rule.window], program)
-    guessed_ids = jnp.where(
-        forced[:, : rule.window] == FREE, guess.codes + first_code_id, forced[:, : rule.window]
-    )
+    free = forced == FREE
+    guessed_ids = jnp.where(free, _beside(guess.codes, rule) + first_code_id, forced)
 
-    logits, cache = _forward(params, state, guessed_ids, program)
+    logits, cache = _forward(params, state, guessed_ids[:, : rule.window], program)
     guided = _guided(place_rows(logits, program.layout), at, state.policy)
-    # A branch predicts the same position as the window behind the guess that it replaces.
-    beside = jnp.concatenate([window, jnp.minimum(depths, rule.window - 1)])
-    drawn, scores = _draw(guided, _taken(guess, beside), noise, at, state, program)
-    ids = jnp.where(forced == FREE, drawn.codes + first_code_id, forced)
+    drawn, scores = _draw(guided, guess, noise, at, state, program)
+    ids = jnp.where(free, drawn.codes + first_code_id, forced)
 
-    chain, room = ids[:, : rule.window], sentence.stop - sentence.place
-    decided = count_decided(chain, guessed_ids)
+    chain, after = ids[:, : rule.window], ids[:, rule.window :]
+    decided = count_decided(chain, guessed_ids[:, : rule.window])
     rows = jnp.arange(len(ids))[:, None]
-    new_ids = sentence.ids.at[rows, at[:, : rule.window]].set(chain)
-    branches = None
+    new_ids, branches = sentence.ids.at[rows, at[:, : rule.window]].set(chain), None
     if state.branches is not None:
-        last = jnp.take_along_axis(chain, decided[:, None] - 1, axis=1)[:, 0]
-        hit = find_hit(last - first_code_id, decided, state.branches, rule.branches)
-        start = state.base + to_rows(sentence.place, state.policy.num_streams) - 1
-        offsets = jnp.where(hit.found, rule.window + hit.index, decided), decided
-        source, target = (start + to_rows(each, state.policy.num_streams) for each in offsets)
-        cache = adopt(cache, source, target)
-        after = jnp.take_along_axis(ids[:, rule.window :], hit.index[:, None], axis=1)
-        place = (sentence.place + decided)[:, None]
-        kept = jnp.take_along_axis(new_ids, place, axis=1)
-        new_ids = new_ids.at[rows, place].set(jnp.where(hit.found[:, None], after, kept))
-        decided = decided + hit.found
+        decided, new_ids, cache = _join_branch(decided, new_ids, cache, after, state, program)
         branches = alternatives(
             scores[:, : rule.window], drawn.codes[:, : rule.window], decided, rule.branches
         )
+    room = sentence.stop - sentence.place
     decided = jnp.minimum(decided, room)
+    known = jnp.maximum(at[:, rule.window - 1] + 1, sentence.place + decided)
     sentence = sentence._replace(
         ids=new_ids,
         place=sentence.place + decided,
-        known=jnp.where(
-            room > 0,
-            jnp.maximum(at[:, rule.window - 1] + 1, sentence.place + decided),
-            sentence.known,
-        ),
+        known=jnp.where(room > 0, known, sentence.known),
         passes=sentence.passes + (room > 0),
     )
     law = None if drawn.law is None else _shifted(drawn.law[:, : rule.window], decided)
     return state._replace(cache=cache, sentence=sentence, law=law, branches=branches)
+
+
+def _join_branch(
+    decided: Array, ids: Array, cache: Cache, after: Array, state: State, program: Program
+) -> tuple[Array, Array, Cache]:
+    """One token more, `after` a branch, where the branch held the right token in the place of the first wrong guess."""
+    rule, num_streams, place = program.rule, state.policy.num_streams, state.sentence.place
+    assert state.branches is not None
+    rows = jnp.arange(len(ids))
+    right = ids[rows, place + decided - 1] - program.codes[0]
+    hit = find_hit(right, decided, state.branches, rule.branches)
+    start = state.base + to_rows(place, num_streams) - 1
+    offsets = jnp.where(hit.found, rule.window + hit.index, decided), decided
+    cache = adopt(cache, *(start + to_rows(each, num_streams) for each in offsets))
+    target = place + decided
+    ids = ids.at[rows, target].set(jnp.where(hit.found, after[rows, hit.index], ids[rows, target]))
+    return decided + hit.found, ids, cache
 
 
 def _forward(
@@ -250,14 +131,12 @@ def _forward(
     return logits, cache
 
 
-def _taken(guess: Proposal, index: Array) -> Proposal:
-    law = None if guess.law is None else guess.law[:, index]
-    return Proposal(guess.codes[:, index], law)
+def _beside(each: Array, rule: Rule) -> Array:
+    """What a window has for each token, and again for its branches.
 
-
-def _no_branches(program: Program, num_rows: int) -> Array | None:
-    branches = program.rule.branches
-    return jnp.full((num_rows, len(branches)), NONE) if branches else None
+    A branch predicts the same position as the window behind the guess that it replaces.
+    """
+    return jnp.concatenate([each, each[:, jnp.array(rule.branches, jnp.int32)]], axis=1)
 
 
 def _guess(state: State, at: Array, noise: Array, program: Program) -> Proposal:
@@ -281,6 +160,8 @@ def _draw(
     if program.rule.accept == "tied":
         codes, scores = draw_tied(logits, noise, state.policy)
         return Proposal(codes, None), scores
+    assert guess.law is not None
+    guess = Proposal(_beside(guess.codes, program.rule), _beside(guess.law, program.rule))
     drawn = draw_coupled(logits, guess, state.sentence.passes, at, state.policy)
     assert drawn.law is not None
     return drawn, jnp.log(drawn.law)

@@ -1,5 +1,7 @@
 """Image sizes as tokens (Uni-Rep, Lumina-mGPT): allowed crops, grids of codes, and the table of forced ids."""
 
+import re
+
 import numpy as np
 
 from lumina_jax.config import GridConfig
@@ -30,6 +32,14 @@ def crop_sizes(target_px: int, grid: GridConfig) -> list[tuple[int, int]]:
         else:
             width -= 1
     return sizes
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "128x96" to (128, 96); ValueError of one line for anything else."""
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
+    if match is None:
+        raise ValueError(f"size {text!r}: want WIDTHxHEIGHT in pixels, such as 128x96")
+    return int(match[1]), int(match[2])
 
 
 def choose_crop(size: tuple[int, int], crops: list[tuple[int, int]]) -> tuple[int, int]:

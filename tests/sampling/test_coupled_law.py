@@ -12,9 +12,12 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import init_params
 from lumina_jax.sampling import window
+from lumina_jax.sampling.drafts import Proposal
+from lumina_jax.sampling.placement import with_code_head
 from lumina_jax.sampling.policy import Policy
-from lumina_jax.sampling.rules import Proposal, Rule
-from lumina_jax.sampling.window import Program, empty_state, one_pass
+from lumina_jax.sampling.rules import Rule
+from lumina_jax.sampling.slot_state import Program, empty_state
+from lumina_jax.sampling.window import one_pass
 from lumina_jax.unirep.grid import FREE
 
 START, LINE_END, FIRST_CODE, NUM_CODES = 0, 1, 2, 3
@@ -67,7 +70,8 @@ def draw_many(params, config: TransformerConfig, rule: Rule) -> np.ndarray:
         table=table, ids=table, stop=len(TABLE) * whole, stride=4 * whole
     )
     state = state._replace(base=0 * whole, sentence=sentence)
-    step = jax.jit(lambda state: one_pass(params, state, program))
+    drawn_by = with_code_head(params, program.codes)
+    step = jax.jit(lambda state: one_pass(drawn_by, state, program))
     while bool((state.sentence.place < state.sentence.stop).any()):
         state = step(state)
     free = np.flatnonzero(np.array(TABLE) == FREE)

@@ -7,7 +7,7 @@ import pytest
 
 from lumina_jax.config import SampleConfig
 from lumina_jax.model.presets import PRESETS
-from lumina_jax.sampling import DECODERS, sequential, window
+from lumina_jax.sampling import DECODERS, sequential, slot_state, window
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import batch_limit, generate
 from lumina_jax.unirep.conversation import prompt_ids
@@ -83,7 +83,7 @@ def test_controlled_row_equals_the_same_request_alone(small_lumina, request_for,
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_new_values_of_controls_compile_nothing(small_lumina, request_for, decoder) -> None:
     settings = replace(SCHEDULED, decoder=decoder, window=4)
-    programs = (sequential.draw_run, sequential.fill_cache, window.admit, window.advance)
+    programs = (sequential.draw_run, sequential.fill_cache, slot_state.admit, window.advance)
     generate(small_lumina.loaded, controlled(request_for), settings)
     compiled = [program._cache_size() for program in programs]
     other = replace(settings, guidance_schedule=(1.0, 2.5), image_min_p=0.6, image_top_k=12)

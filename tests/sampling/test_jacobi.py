@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lumina_jax.config import SampleConfig
-from lumina_jax.sampling import jacobi, window
+from lumina_jax.sampling import jacobi, slot_state, window
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.generate import generate
@@ -96,9 +96,9 @@ def test_rows_come_in_order_and_whole(small_lumina) -> None:
 
 def test_sizes_prompts_and_settings_share_two_programs(small_lumina) -> None:
     draw(small_lumina, SETTINGS, 4)
-    compiled = window.admit._cache_size(), window.advance._cache_size()
+    compiled = slot_state.admit._cache_size(), window.advance._cache_size()
     draw(small_lumina, replace(SETTINGS, guidance=7.0, temperature=2.0, image_top_k=9), 4)
-    assert (window.admit._cache_size(), window.advance._cache_size()) == compiled
+    assert (slot_state.admit._cache_size(), window.advance._cache_size()) == compiled
 
 
 def test_broken_noise_is_noticed(small_lumina, sequential, monkeypatch) -> None:
