@@ -40,6 +40,8 @@ class Options:
     temperature: float | None = None  # default: the model's own
     grammar: str | None = None  # exact: the asked size; original: as the original, unenforced
     checkpoint: str = "scenes"  # a model checkpoint's folder, or the name of a shipped model
+    # float32, bfloat16, int8 (weights and cache), int8_weights, int4; default: the model's own
+    precision: str | None = None
     out: Path = Path("sample.png")  # a .png file for one image, a folder for several
     # also put all images on one labelled sheet; alone: four prompts, four shapes
     contact_sheet: Path | None = None
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     from lumina_jax.lumina import Lumina
 
     print(describe(options, requests), flush=True)
-    model = Lumina.load(options.checkpoint)
+    model = Lumina.load(options.checkpoint, options.precision)
     for path, image in zip(paths, paint(model, options, requests), strict=False):
         print(image.save(path))
 

@@ -21,6 +21,7 @@ class GeneratedImage:
     seed: int
     settings: SampleConfig
     checkpoint: str  # digest of the model
+    precision: str | None = None  # a row of model.precision.PRECISIONS; None: the model's own
 
     @property
     def image(self) -> Image.Image:
@@ -41,6 +42,7 @@ class GeneratedImage:
             "size": "{}x{}".format(*self.size),
             "settings": json.dumps(asdict(self.settings)),
             "checkpoint": self.checkpoint,
+            **({"precision": self.precision} if self.precision else {}),
         }
 
     def save(self, path: str | Path) -> Path:

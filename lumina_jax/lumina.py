@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_leaves_with_path
 
 from lumina_jax.checkpoint import (
     CheckpointError,
@@ -35,6 +36,8 @@ from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.image_files import Picture, open_image
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import abstract_params
+from lumina_jax.model.precision import keep_params, keeper, with_precision
+from lumina_jax.ops.products import is_stored
 from lumina_jax.paths import join
 from lumina_jax.sampling.generate import Generated, Progress, Request, generate, prepare
 from lumina_jax.sampling.sequential import inference_config
@@ -58,11 +61,12 @@ class Lumina:
         tokenizer: TextTokenizer,
         settings: SampleConfig | None = None,
         checkpoint_digest: str | None = None,
+        precision: str | None = None,
     ):
         """From parts: unstacked transformer weights, VQGAN weights; `settings` are the defaults of `generate`.
 
-        Weights are cast once: the transformer's to the compute dtype, the VQGAN's to float32. Raises ValueError
-        where the parts do not belong together.
+        Weights are brought once into the form of `precision`, a row of `model.precision.PRECISIONS` (None: the config's
+        compute dtype), the VQGAN's to float32. Raises ValueError where the parts do not belong together.
         """
         vocab = tokenizer.vocab
         if vocab.size > config.transformer.vocab_size or vocab.num_codes != config.vqgan.num_codes:
@@ -70,23 +74,25 @@ class Lumina:
                 f"tokenizer of {vocab.size} ids and {vocab.num_codes} codes: the model has "
                 f"{config.transformer.vocab_size} and {config.vqgan.num_codes}; use the tokenizer it was trained with"
             )
-        transformer = inference_config(config.transformer)
+        transformer = inference_config(with_precision(config.transformer, precision))
         self.config = replace(config, transformer=transformer)
-        self.params = _cast(params, transformer.compute_dtype)
-        self.vqgan_params = _cast(vqgan_params, "float32")
+        self.params = keep_params(params, keeper(config.transformer, precision))
+        self.vqgan_params = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float32"), vqgan_params)
         self.tokenizer = tokenizer
         self.settings = settings or SampleConfig()
+        self.precision = precision
         self._digest = checkpoint_digest
 
     @classmethod
-    def load(cls, path: str | Path) -> "Lumina":
+    def load(cls, path: str | Path, precision: str | None = None) -> "Lumina":
         """Read and verify a model checkpoint: a folder, or "scenes", the model that ships with the package.
 
+        `precision`: "float32", "bfloat16", "int8", "int8_weights" or "int4" (`model.precision`); None: its config's.
         Its notes may name sampling settings of its own ("sample"). Raises CheckpointError (a ValueError) of one line.
         """
         folder = resolve(path)
-        _, notes = read_config(folder)
-        loaded = load_model(folder)
+        config, notes = read_config(folder)
+        loaded = load_model(folder, keep={"transformer": keeper(config.transformer, precision)})
         missing = [name for name in ("transformer", "vqgan") if name not in loaded.params]
         missing += ["tokenizer"] * (loaded.tokenizer is None)
         if missing:
@@ -96,7 +102,7 @@ class Lumina:
         _check_trees(folder, loaded)
         settings = _own_settings(folder, notes)
         parts = loaded.params["transformer"], loaded.params["vqgan"]
-        return cls(loaded.config, *parts, loaded.tokenizer, settings, digest(folder))
+        return cls(config, *parts, loaded.tokenizer, settings, digest(folder), precision)
 
     @property
     def trained_size(self) -> Size:
@@ -218,9 +224,8 @@ class Lumina:
             )
         config = self.config
         ids = image_sentence(result.codes, self.tokenizer.vocab, config.grid, config.image_layout)
-        return GeneratedImage(
-            self._pixels(result.codes), ids, prompt, seed, settings, self.checkpoint
-        )
+        origin = prompt, seed, settings, self.checkpoint, self.precision
+        return GeneratedImage(self._pixels(result.codes), ids, *origin)
 
     def _pixels(self, codes: np.ndarray) -> np.ndarray:
         return np.asarray(_decode(self.vqgan_params, codes[None], self.config.vqgan))[0]
@@ -234,7 +239,10 @@ def _check_trees(folder: Path, loaded: LoadedModel) -> None:
         "vqgan": abstract_vqgan(config.vqgan),
     }
     want, got = (
-        {leaf_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        {
+            leaf_name(path): leaf.shape
+            for path, leaf in tree_leaves_with_path(tree, is_leaf=is_stored)
+        }
         for tree in (wanted, loaded.params)
     )
     odd = sorted(name for name in {*want, *got} if want.get(name) != got.get(name))
@@ -271,10 +279,6 @@ def _broadcast(
     spread = [column * count if len(column) == 1 else column for column in columns]
     asked = [(text, tuple(wh), int(one)) for text, wh, one in zip(*spread, strict=True)]
     return asked, not all(singles)
-
-
-def _cast(params: Any, dtype: str) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
 
 @partial(jax.jit, static_argnames=("config",))

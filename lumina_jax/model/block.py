@@ -10,7 +10,7 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.weights import weight
 from lumina_jax.ops.attention import attention
-from lumina_jax.ops.cache import write
+from lumina_jax.ops.cache import Slots, write
 from lumina_jax.ops.norms import head_norm, rms_norm
 from lumina_jax.ops.products import product
 from lumina_jax.ops.rope import Rotation, rotate
@@ -29,8 +29,8 @@ class Context(NamedTuple):
 class LayerCache(NamedTuple):
     """One layer's keys and values, [B, T, K, H]."""
 
-    keys: Array
-    values: Array
+    keys: Slots
+    values: Slots
 
 
 class Block(nn.Module):

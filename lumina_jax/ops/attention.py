@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lumina_jax.dims import Array, Float, Int, typed
+from lumina_jax.ops.quantize import QuantizedSlots
 
 Kernel = Literal["xla", "cudnn"]
 
@@ -26,8 +27,8 @@ def choose_kernel(device: Any, dtype: str, head_size: int, plain: bool) -> Kerne
 @typed
 def attention(
     query: Float[Array, "B S N H"],
-    key: Float[Array, "B T K H"],
-    value: Float[Array, "B T K H"],
+    key: Float[Array, "B T K H"] | QuantizedSlots,
+    value: Float[Array, "B T K H"] | QuantizedSlots,
     *,
     start: Int[Array, "B"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
@@ -42,6 +43,7 @@ def attention(
     if kernel is None:
         kernel = choose_kernel(jax.devices()[0], query.dtype.name, query.shape[-1], plain)
     if kernel == "cudnn":
+        assert not isinstance(key, QuantizedSlots) and not isinstance(value, QuantizedSlots)
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=True, implementation="cudnn"
         )
@@ -61,18 +63,29 @@ def visible(
     return mask
 
 
-def masked_attention(query: Array, key: Array, value: Array, mask: Array) -> Array:
+def masked_attention(query: Array, key: Any, value: Any, mask: Array) -> Array:
     """Attention by two products; scores and softmax in float32.
 
     Batch axes first, the queries of a group below each other: products of plain matrices, on CPUs twice as fast.
+    Keys and values in whole numbers go into the products as they are; their scales meet the scores and the weights.
     """
     num_rows, num_queries, num_heads, head_size = query.shape
     num_kv_heads, group = key.shape[2], num_heads // key.shape[2]
-    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    key, key_scale = _by_head(key, query.dtype)
+    value, value_scale = _by_head(value, query.dtype)
     grouped = query.swapaxes(1, 2).reshape(num_rows, num_kv_heads, group * num_queries, head_size)
     scores = jnp.einsum("BKRH,BKTH->BKRT", grouped, key, preferred_element_type=jnp.float32)
+    scores = scores if key_scale is None else scores * key_scale
     seen = jnp.tile(mask, (1, group, 1))[:, None]
     scores = jnp.where(seen, scores / math.sqrt(head_size), -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("BKRT,BKTH->BKRH", weights, value)
+    weights = jax.nn.softmax(scores, axis=-1)
+    weights = weights if value_scale is None else weights * value_scale
+    mixed = jnp.einsum("BKRT,BKTH->BKRH", weights.astype(value.dtype), value)
     return mixed.reshape(num_rows, num_heads, num_queries, head_size).swapaxes(1, 2)
+
+
+def _by_head(slots: Any, dtype: Any) -> tuple[Array, Array | None]:
+    """Keys or values [B, T, K, H] as [B, K, T, H] in `dtype`, and their scales [B, K, 1, T], None for floats."""
+    if not isinstance(slots, QuantizedSlots):
+        return slots.swapaxes(1, 2).astype(dtype), None
+    return slots.values.swapaxes(1, 2).astype(dtype), slots.scale.swapaxes(1, 2)[:, :, None]

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.dims import pick
+from lumina_jax.ops.cache import cache_bytes
 from lumina_jax.sampling import DECODERS, original
 from lumina_jax.sampling.grammar import ImagePlan, check_room, plan_image
 from lumina_jax.sampling.guidance import stream_contexts
@@ -120,11 +120,7 @@ def batch_limit(config: TransformerConfig, num_slots: int, num_streams: int) -> 
 
     A 7B model in bfloat16 that paints 768x768 px (2432 slots) takes 2.4 GiB a guided request: 2 of them.
     """
-    token_values = 2 * config.num_layers * config.num_kv_heads * config.head_size
-    request_bytes = (
-        num_streams * num_slots * token_values * jnp.dtype(config.compute_dtype).itemsize
-    )
-    fitting = min(max(1, CACHE_BYTES // request_bytes), MAX_BATCH)
+    fitting = min(max(1, CACHE_BYTES // cache_bytes(config, num_streams, num_slots)), MAX_BATCH)
     return 1 << (fitting.bit_length() - 1)
 
 
