@@ -45,7 +45,9 @@ def main() -> None:
     texts = [options.prompt or prompt.text for prompt in prompts]
     model = Lumina.load(options.checkpoint, REFERENCES[0])
     square = model.trained_size
-    sizes = [square if options.prompt else (p.width_px, p.height_px) for p in prompts]
+    sizes: list[tuple[int, int]] = [
+        square if options.prompt else (p.width_px, p.height_px) for p in prompts
+    ]
     painted = [image.ids for image in model.generate(texts, sizes, seed=list(range(len(texts))))]
     ids, is_code = sentences(model, texts, sizes, painted)
     wanted = {name: code_logits(Lumina.load(options.checkpoint, name), ids) for name in REFERENCES}
@@ -68,7 +70,9 @@ def main() -> None:
         print(f"| {name} | {row} |", flush=True)
 
 
-def sentences(model: Lumina, texts, sizes, painted) -> tuple[np.ndarray, np.ndarray]:
+def sentences(
+    model: Lumina, texts: list[str], sizes: list[tuple[int, int]], painted: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Prompts and painted images as ids [B, S], padded on the right, and where the next id is a code: bool [B, S]."""
     vocab, layout = model.tokenizer.vocab, model.config.image_layout
     whole = [

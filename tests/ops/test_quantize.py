@@ -96,7 +96,9 @@ def test_product_equals_the_product_with_the_dequantised_weight(
     assert got.dtype == dtype
     # bfloat16: its results have 8 bits, and int4's scaled weights too
     tolerance = 1e-5 if dtype == "float32" else 2e-2
-    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * jnp.abs(want).max())
+    np.testing.assert_allclose(
+        got, want, rtol=tolerance, atol=tolerance * float(jnp.abs(want).max())
+    )
 
 
 def test_large_weights_give_the_same_product_as_small_ones() -> None:
