@@ -65,6 +65,8 @@ class Options:
     mesh: str | None = None
     # on a machine without accelerator: split the processor, to try a mesh on it
     cpu_devices: int = 1
+    # float32, bfloat16, int8 (weights and cache), int8_weights, int4; default: the model's own
+    precision: str | None = None
     out: Path = Path("sample.png")  # a .png file for one image, a folder for several
     # also put all images on one labelled sheet; alone: four prompts, four shapes
     contact_sheet: Path | None = None
@@ -95,7 +97,7 @@ def load(options: Options) -> "Lumina":
     given = {name: value for name, value in given.items() if value is not None}
     if options.decoder is not None:
         pick(DECODERS, options.decoder, "decoder")
-    model = Lumina.load(options.checkpoint, choose_layout(options))
+    model = Lumina.load(options.checkpoint, choose_layout(options), precision=options.precision)
     model.settings = replace(model.settings, **given)
     return model
 

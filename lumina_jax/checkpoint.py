@@ -23,8 +23,9 @@ from lumina_jax.config_json import config_from_dict, config_to_dict
 from lumina_jax.orbax_io import (
     DIGESTS,
     CheckpointError,
+    Keep,
     abstract_arrays,
-    load_arrays,
+    load_kept,
     read_digests,
     read_metadata,
     reporting_writes,
@@ -130,12 +131,13 @@ def load_model(
     *,
     parts: tuple[str, ...] = ("transformer", "vqgan"),
     shardings: Mapping[str, Any] | None = None,
-    dtypes: Mapping[str, Any] | None = None,
+    keep: Mapping[str, Keep] | None = None,
 ) -> LoadedModel:
     """Read a model checkpoint ("scenes", or a folder) and verify it.
 
     `parts`: which trees to read, where present. `shardings`: {"transformer": tree of Sharding}, absent: the first
-    device. `dtypes`: {"transformer": dtype to cast to}. Raises CheckpointError with the path and the remedy.
+    device. `keep`: {"transformer": (leaf's name, array) to what is kept of it}, so that what is read is in memory a few
+    leaves at a time. Raises CheckpointError with the path and the remedy.
     """
     folder = resolve(path)
     config, _ = read_config(folder)
@@ -146,10 +148,7 @@ def load_model(
         raise CheckpointError(f"{folder}: holds {sorted(stored)}, none of {list(parts)}")
     places = shardings or {}
     abstract = {n: abstract_arrays(folder, tree, places.get(n)) for n, tree in wanted.items()}
-    params = load_arrays(weights, abstract, read_digests(weights))
-    for name, dtype in (dtypes or {}).items():
-        if name in params and dtype is not None:
-            params[name] = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), params[name])
+    params = load_kept(weights, abstract, read_digests(weights), keep or {})
     return LoadedModel(config, params, read_tokenizer(folder))
 
 

@@ -48,7 +48,7 @@ def digests_of_leaves(tree: Any) -> dict[str, str]:
 
 def host_digest(array: np.ndarray) -> int:
     """The digest of an array in memory, or mapped into it."""
-    array = np.ascontiguousarray(array)
+    array = np.ascontiguousarray(_in_bytes(array))
     flat = array.reshape(-1).view(WORDS[4 if _is_paired(array) else array.dtype.itemsize])
     size = min(PIECE, flat.size)
     starts = np.arange(size, dtype=np.uint32) * np.uint32(GOLDEN_RATIO)
@@ -73,6 +73,7 @@ def device_digest(leaf: jax.Array) -> jax.Array:
     """The digest, uint32, of an array where it is; of a key array its data."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
+    leaf = _in_bytes(leaf)
     if leaf.dtype == bool:
         bits = leaf.astype(jnp.uint32)
     elif _is_paired(leaf):
@@ -92,6 +93,11 @@ def device_digest(leaf: jax.Array) -> jax.Array:
 def leaf_name(path: tuple) -> str:
     """A leaf's path as "a/b/c"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _in_bytes(array: Any) -> Any:
+    """The array; of int4, which devices pack, one a byte."""
+    return array.astype(np.int8) if array.dtype == jnp.int4 else array
 
 
 def _is_paired(array: Any) -> bool:

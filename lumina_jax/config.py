@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 IMAGE_LAYOUTS = ("uni_rep", "chameleon")
+CACHE_DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
 def require(condition: bool, message: str) -> None:
@@ -34,6 +35,9 @@ class TransformerConfig:
     dropout: float = 0.0  # on both residual branches before the add [L]
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
+    cache_dtype: str | None = (
+        None  # of cached keys and values; int8 has scales; None: compute_dtype
+    )
     scan_layers: bool = False  # one compiled block over stacked weights: trains deep models
     remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes
 
@@ -49,6 +53,10 @@ class TransformerConfig:
         require(
             self.norm_placement in ("pre", "swin"),
             f"norm_placement {self.norm_placement!r}: 'pre' or 'swin'",
+        )
+        require(
+            self.cache_dtype in (None, *CACHE_DTYPES),
+            f"cache_dtype {self.cache_dtype!r}: None or one of {CACHE_DTYPES}",
         )
         require(0.0 <= self.dropout < 1.0, f"dropout {self.dropout} must lie in [0, 1)")
 

@@ -23,6 +23,7 @@ class GeneratedImage:
     settings: SampleConfig
     checkpoint: str  # digest of the model
     notes: Mapping[str, str] = field(default_factory=dict)  # what else made it, for `metadata`
+    precision: str | None = None  # a row of model.precision.PRECISIONS; None: the model's own
 
     @property
     def image(self) -> Image.Image:
@@ -44,6 +45,7 @@ class GeneratedImage:
             "settings": json.dumps(asdict(self.settings)),
             "checkpoint": self.checkpoint,
             **self.notes,
+            **({"precision": self.precision} if self.precision else {}),
         }
 
     def save(self, path: str | Path) -> Path:

@@ -19,21 +19,16 @@ import jax
 import numpy as np
 
 from lumina_jax.checkpoint import (
-    CheckpointError,
     LoadedModel,
-    digest,
-    load_model,
-    read_config,
-    resolve,
 )
-from lumina_jax.checksums import digests_of_leaves, leaf_name
+from lumina_jax.checksums import digests_of_leaves
 from lumina_jax.config import ModelConfig, SampleConfig
-from lumina_jax.config_json import config_from_dict
 from lumina_jax.dims import Array
 from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.image_files import Picture, open_image, read_mask
+from lumina_jax.loading import load_parts
 from lumina_jax.model.chameleon import forward
-from lumina_jax.model.params import abstract_params
+from lumina_jax.model.precision import keep_params, keeper, with_precision
 from lumina_jax.painting import (
     Ask,
     Drawn,
@@ -48,14 +43,13 @@ from lumina_jax.paths import join
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import Generated, Progress
 from lumina_jax.sampling.given import continued, with_holes
-from lumina_jax.sampling.placement import model_shardings, place_weights
+from lumina_jax.sampling.placement import place_weights
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.sharding import Layout, batch_ways
 from lumina_jax.unirep.conversation import conversation_ids
 from lumina_jax.unirep.grid import check_size, latent_shape
 from lumina_jax.unirep.image_tokens import fit_image, image_sentence, parse_image
 from lumina_jax.unirep.text import TextTokenizer
-from lumina_jax.vqgan.codec import abstract_vqgan
 from lumina_jax.vqgan.sharded import decode_images, encode_pixels, place_vqgan
 
 
@@ -71,11 +65,13 @@ class Lumina:
         settings: SampleConfig | None = None,
         checkpoint_digest: str | None = None,
         layout: Layout | None = None,
+        precision: str | None = None,
     ):
         """From parts: unstacked transformer weights, VQGAN weights; `settings` are the defaults of `generate`.
 
-        Weights are cast once: the transformer's to the compute dtype, the VQGAN's to float32. `layout` spreads them and
-        all work over a mesh. Raises ValueError where the parts do not belong together or do not fit the mesh.
+        Weights are brought once into the form of `precision`, a row of `model.precision.PRECISIONS` (None: the config's
+        compute dtype), the VQGAN's to float32. `layout` spreads them and all work over a mesh. Raises ValueError where
+        the parts do not belong together or do not fit the mesh.
         """
         vocab = tokenizer.vocab
         if vocab.size > config.transformer.vocab_size or vocab.num_codes != config.vqgan.num_codes:
@@ -83,37 +79,29 @@ class Lumina:
                 f"tokenizer of {vocab.size} ids and {vocab.num_codes} codes: the model has "
                 f"{config.transformer.vocab_size} and {config.vqgan.num_codes}; use the tokenizer it was trained with"
             )
-        transformer = inference_config(config.transformer)
+        transformer = inference_config(with_precision(config.transformer, precision))
         self.config = replace(config, transformer=transformer)
         self.layout = layout
-        self.params = place_weights(params, transformer, layout)
+        kept = keep_params(params, keeper(config.transformer, precision))
+        self.params = place_weights(kept, transformer, layout)
         self.vqgan_params = place_vqgan(vqgan_params, layout)
         self.tokenizer = tokenizer
         self.settings = settings or SampleConfig()
+        self.precision = precision
         self._digest = checkpoint_digest
 
     @classmethod
-    def load(cls, path: str | Path, layout: Layout | None = None) -> "Lumina":
+    def load(
+        cls, path: str | Path, layout: Layout | None = None, precision: str | None = None
+    ) -> "Lumina":
         """Read and verify a model checkpoint: a folder, or "scenes", the model that ships with the package.
 
-        With a `layout` (`sharding.make_layout`) every device reads its share of the transformer. Its notes may name
-        sampling settings of its own ("sample"). Raises ValueError of one line.
+        With a `layout` (`sharding.make_layout`) every device reads its share of the transformer. `precision`:
+        "float32", "bfloat16", "int8", "int8_weights" or "int4" (`model.precision`); None: its config's. Its notes may
+        name sampling settings of its own ("sample"). Raises ValueError of one line.
         """
-        folder = resolve(path)
-        config, notes = read_config(folder)
-        loaded = load_model(folder, shardings=model_shardings(config, layout))
-        missing = [name for name in ("transformer", "vqgan") if name not in loaded.params]
-        missing += ["tokenizer"] * (loaded.tokenizer is None)
-        if missing:
-            raise ValueError(
-                f"{folder}: has no {' and no '.join(missing)}; want a complete model checkpoint"
-            )
-        _check_trees(folder, loaded)
-        settings = _own_settings(folder, notes)
-        transformer = inference_config(config.transformer)
-        params = place_weights(loaded.params["transformer"], transformer, layout, donate=True)
-        vqgan_params, tokenizer = loaded.params["vqgan"], loaded.tokenizer
-        return cls(config, params, vqgan_params, tokenizer, settings, digest(folder), layout)
+        parts = load_parts(path, layout, precision)
+        return cls(*parts, layout=layout, precision=precision)
 
     @property
     def trained_size(self) -> Size:
@@ -265,7 +253,14 @@ class Lumina:
         parts = zip(pixels, ids, asks, drawn, strict=True)
         return [
             GeneratedImage(
-                picture, sentence, ask.prompt, one.seed, settings, self.checkpoint, one.notes
+                picture,
+                sentence,
+                ask.prompt,
+                one.seed,
+                settings,
+                self.checkpoint,
+                one.notes,
+                self.precision,
             )
             for picture, sentence, ask, one in parts
         ]
@@ -274,33 +269,6 @@ class Lumina:
         pixels = whole_patches(open_image(image), self.config.grid.patch_px)[None]
         codes = encode_pixels(self.vqgan_params, pixels, self.config.vqgan, self.layout)
         return np.asarray(codes)[0]
-
-
-def _check_trees(folder: Path, loaded: LoadedModel) -> None:
-    """CheckpointError where the weights are not those that the config describes."""
-    config = loaded.config
-    wanted = {
-        "transformer": abstract_params(replace(config.transformer, scan_layers=False)),
-        "vqgan": abstract_vqgan(config.vqgan),
-    }
-    want, got = (
-        {leaf_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (wanted, loaded.params)
-    )
-    odd = sorted(name for name in {*want, *got} if want.get(name) != got.get(name))
-    if odd:
-        raise CheckpointError(
-            f"{folder}: {odd[0]} is {got.get(odd[0], 'missing')}, its config.json wants "
-            f"{want.get(odd[0], 'none')}; fetch the folder again"
-        )
-
-
-def _own_settings(folder: Path, notes: Mapping[str, Any]) -> SampleConfig | None:
-    """The sampling settings in a checkpoint's notes, None where there are none."""
-    try:
-        return config_from_dict(SampleConfig, notes["sample"]) if "sample" in notes else None
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}/config.json: extra.sample: {error}") from None
 
 
 @partial(jax.jit, static_argnames=("config", "layout"))

@@ -4,11 +4,9 @@ Orbax joins groups by renaming, which a bucket cannot do: a checkpoint for a buc
 machine's disk, which needs room for all of it, and then copied, config.json last. A copy that is cut short goes on.
 """
 
-import ctypes
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +24,7 @@ from lumina_jax.orbax_io import (
     nested,
     quiet,
     read_digests,
+    return_free_memory,
     short,
     storage,
 )
@@ -138,7 +137,7 @@ class ModelWriter:
         if pending is not None:
             with self._reporting():
                 pending.result()
-            _return_free_memory()
+            return_free_memory()
 
     def _reporting(self) -> "_Reporting":
         return _Reporting(self.folder)
@@ -162,13 +161,6 @@ class _Reporting:
                 f"{self.folder}: writing failed ({why}); mend that and run the same command again, it goes on from "
                 "what is whole there"
             ) from error
-
-
-def _return_free_memory() -> None:
-    """Give back what Orbax's buffers leave in glibc's heap: a third of a conversion's memory otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def unfinished_folder(path: Path) -> Path:

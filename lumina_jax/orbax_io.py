@@ -1,7 +1,10 @@
 """What is asked of Orbax: chunks that any sharding can read, metadata, loading; and its errors in one line."""
 
+import ctypes
 import logging
-from collections.abc import Iterator, Mapping
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,10 @@ from lumina_jax.checksums import digests_of_leaves, leaf_name
 NUM_CHUNKS = 64
 MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 2**16, 2**21
 DIGESTS = "digests"  # key of the arrays' digests in an Orbax checkpoint's metadata
+KEPT_BYTES = 2**26  # read at once, or one leaf, where each leaf is kept in another form
 UNFINISHED = "*.orbax-checkpoint-tmp"
+
+Keep = Callable[[str, Any], Any]  # (a leaf's name, its array) to what is kept of it
 
 
 class CheckpointError(ValueError):
@@ -121,6 +127,48 @@ def load_arrays(path: Path, abstract: Any, digests: Mapping[str, str]) -> Any:
         if digest != digests[name]:
             raise CheckpointError(f"{path}: {name} is damaged (its digest differs); fetch it again")
     return arrays
+
+
+def load_kept(
+    path: Path, abstract: Any, digests: Mapping[str, str], keep: Mapping[str, Keep]
+) -> Any:
+    """`load_arrays` with what `keep[part]` makes of "part/name" in the place of each array; other parts as they are.
+
+    Takes the memory of the result and of KEPT_BYTES, or of one leaf.
+    """
+    if not keep:
+        return load_arrays(path, abstract, digests)
+    kept = {}
+    for group in _groups(abstract):
+        arrays = load_arrays(path, nested(group), digests)
+        for name, array in zip(group, jax.tree.leaves(arrays), strict=True):
+            part, leaf = name.split("/", 1)
+            kept[name] = keep[part](leaf, array) if part in keep else array
+        jax.block_until_ready([kept[name] for name in group])  # then what was read is freed
+        del arrays, array
+        return_free_memory()
+    return nested(kept)
+
+
+def _groups(abstract: Any) -> Iterator[dict[str, Any]]:
+    """The leaves of a tree, by name and in order, in groups of at most KEPT_BYTES or one leaf."""
+    group: dict[str, Any] = {}
+    room = KEPT_BYTES
+    for path, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]:
+        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        if group and size > room:
+            yield group
+            group, room = {}, KEPT_BYTES
+        group[leaf_name(path)] = leaf
+        room -= size
+    yield group
+
+
+def return_free_memory() -> None:
+    """Give back what Orbax's buffers leave in glibc's heap: a third of a conversion's memory otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def abstract_arrays(where: Path, stored: Any, shardings: Any = None) -> Any:

@@ -50,7 +50,8 @@ def test_round_trip_with_tokenizer(tmp_path: Path, small_tokenizer):
 
 def test_one_part_is_loaded_alone_and_cast(tmp_path: Path):
     path = save_model(tmp_path / "model", trees(), CONFIG)
-    loaded = load_model(path, parts=("vqgan",), dtypes={"vqgan": jnp.float32})
+    to_float32 = {"vqgan": lambda _, leaf: leaf.astype(jnp.float32)}
+    loaded = load_model(path, parts=("vqgan",), keep=to_float32)
     assert set(loaded.params) == {"vqgan"} and loaded.tokenizer is None
     assert loaded.params["vqgan"]["e"].dtype == jnp.float32
 

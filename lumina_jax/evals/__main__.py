@@ -1,6 +1,7 @@
 """Score a checkpoint on held-out prompts in GenEval's six categories, or its VQGAN on held-out pictures.
 
 python -m lumina_jax.evals scenes --choose-guidance --out scores.json
+python -m lumina_jax.evals scenes --precision int8 --against float32 --prompts-per-category 500
 python -m lumina_jax.evals runs/vqgan/model --vqgan
 """
 
@@ -22,6 +23,9 @@ class Options:
     image_top_k: int | None = None
     prompts_per_category: int = 100  # six categories; prompt i is painted once, with seed i
     seed: int = 0  # of the choice of prompts
+    precision: str | None = None  # a row of model.precision.PRECISIONS; default: the model's own
+    # a precision to paint the same prompts with, seed by seed, and to tell the loss against
+    against: str | None = None
     choose_guidance: bool = False  # first find the best guidance, on other prompts
     out: Path | None = None  # a JSON file with the scores and every judgement
     vqgan: bool = False  # score the VQGAN alone: PSNR, and what the detector reads
@@ -43,10 +47,11 @@ def main() -> None:
 def score_model(options: Options) -> None:
     """Paint and judge the prompts."""
     from lumina_jax.evals import scores
+    from lumina_jax.evals.paired import line, paired_loss
     from lumina_jax.evals.prompts import eval_prompts
     from lumina_jax.lumina import Lumina
 
-    model = Lumina.load(options.checkpoint)
+    model = Lumina.load(options.checkpoint, precision=options.precision)
     guidance, tried = options.guidance, None
     if options.choose_guidance:
         guidance, tried = scores.choose_guidance(model)
@@ -59,8 +64,14 @@ def score_model(options: Options) -> None:
     }
     prompts = eval_prompts(options.prompts_per_category, options.seed)
     outcomes = scores.run(model, prompts, **given)
+    paired = None
+    if options.against is not None:
+        other = Lumina.load(options.checkpoint, precision=options.against)
+        paired = paired_loss(scores.run(other, prompts, **given), outcomes)
+        print(f"{options.precision or 'own precision'} against {options.against}: {line(paired)}")
     named = {name: value for name, value in given.items() if value is not None}
     settings = {**asdict(model.settings), **named, "guidances_tried": tried}
+    settings |= {"precision": options.precision, "against": options.against, "paired": paired}
     found = scores.summary(outcomes)
     print(scores.table(found))
     if options.out is not None:

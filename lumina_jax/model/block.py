@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.weights import weight
-from lumina_jax.ops.attention import attention
-from lumina_jax.ops.cache import Scatter, scatter, write
+from lumina_jax.ops.attention import attention, cached_attention
+from lumina_jax.ops.cache import Scatter, Slots, scatter, write
 from lumina_jax.ops.norms import head_norm, rms_norm
 from lumina_jax.ops.products import product
 from lumina_jax.ops.rope import Rotation, rotate
@@ -30,8 +30,8 @@ class Context(NamedTuple):
 class LayerCache(NamedTuple):
     """One layer's keys and values, [B, K, T, H]."""
 
-    keys: Array
-    values: Array
+    keys: Slots
+    values: Slots
 
 
 class Block(nn.Module):
@@ -69,22 +69,14 @@ class Block(nn.Module):
         query = rotate(HeadNorm(config, name="q_norm")(query), context.angles)
         key = rotate(HeadNorm(config, name="k_norm")(key), context.angles)
         if cache is not None:
-            keys, values = (
-                _written(cache.keys, key, context),
-                _written(cache.values, value, context),
-            )
             cache = LayerCache(
-                constrain(keys, "B K T H", layout), constrain(values, "B K T H", layout)
+                _written(cache.keys, key, context, layout),
+                _written(cache.values, value, context, layout),
             )
-            key, value = cache.keys.swapaxes(1, 2), cache.values.swapaxes(1, 2)
-        mixed = attention(
-            query,
-            key,
-            value,
-            start=context.start,
-            segment_ids=context.segment_ids,
-            seen=None if context.scatter is None else context.scatter.seen,
-        )
+            seen = None if context.scatter is None else context.scatter.seen
+            mixed = cached_attention(query, *cache, start=context.start, seen=seen)
+        else:
+            mixed = attention(query, key, value, segment_ids=context.segment_ids)
         return product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), cache
 
     def _mlp(self, x: Array) -> Array:
@@ -101,12 +93,14 @@ class Block(nn.Module):
         return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
-def _written(slots: Array, new: Array, context: Context) -> Array:
+def _written(slots: Slots, new: Array, context: Context, layout: Layout | None) -> Slots:
     """Keys or values with those of this call in their slots."""
     if context.scatter is not None:
-        return scatter(slots, new, context.scatter.slots)
-    assert context.start is not None
-    return write(slots, new, context.start)
+        slots = scatter(slots, new, context.scatter.slots)
+    else:
+        assert context.start is not None
+        slots = write(slots, new, context.start)
+    return jax.tree.map(lambda leaf: constrain(leaf, "B K T H"[: 2 * leaf.ndim], layout), slots)
 
 
 class RMSNorm(nn.Module):

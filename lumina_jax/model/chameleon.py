@@ -3,7 +3,6 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
@@ -11,6 +10,7 @@ from lumina_jax.dims import Array, Float, Int, typed
 from lumina_jax.model.block import Context, LayerCache, RMSNorm, rematerialised, scanned
 from lumina_jax.model.weights import layer_name, weight
 from lumina_jax.ops.cache import Cache, Scatter
+from lumina_jax.ops.products import product, rows
 from lumina_jax.ops.rope import rotation
 from lumina_jax.sharding import Layout, constrain
 
@@ -89,13 +89,8 @@ def logits_from_hidden(
     """Logits, float32, of the whole vocabulary or of `head_slice` = (first id, how many)."""
     table = params["head"]["table"]
     if head_slice is not None:
-        table = jax.lax.slice_in_dim(table, head_slice[0], sum(head_slice))
-    logits = jnp.einsum(
-        "BSD,VD->BSV",
-        hidden,
-        table.astype(config.compute_dtype),
-        preferred_element_type=jnp.float32,
-    )
+        table = rows(table, *head_slice)
+    logits = product("BSD,VD->BSV", hidden, table, jnp.float32)
     return constrain(logits, "B S V", layout) if head_slice is None else logits
 
 

@@ -1,6 +1,7 @@
 """How a module declares a weight: a name and one letter an axis."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,15 @@ import jax.numpy as jnp
 from lumina_jax.config import TransformerConfig
 from lumina_jax.ops.products import StoredWeight
 
+# Which axes of a matrix the forward pass sums over, by its letters; a table of a row a token ("V D") is the head.
+CONTRACTED: Mapping[str, tuple[int, ...]] = {
+    "D N H": (0,),
+    "D K H": (0,),
+    "N H D": (0, 1),
+    "D F": (0,),
+    "F D": (0,),
+    "V D": (1,),
+}
 EMBEDDING_STD = 0.02  # of both tables, as in Chameleon's configuration (initializer_range)
 
 
@@ -28,9 +38,9 @@ def letter_sizes(config: TransformerConfig) -> dict[str, int]:
 def weight(module: nn.Module, name: str, letters: str) -> Any:
     """The weight `name` of `module` (which has a `config`), one axis a letter, in the parameter dtype.
 
-    "D N H" contracts D, "N H D" contracts N and H, "F D" contracts F. The letters stay with the weight and
-    decide its sharding. Scales start at one, biases at zero, tables at EMBEDDING_STD, matrices at
-    1/sqrt(inputs). A stored form in the place of the array (`ops.products.StoredWeight`) is returned as it is.
+    The letters stay with the weight, decide its sharding and tell what a product sums over (CONTRACTED). Scales start
+    at one, biases at zero, tables at EMBEDDING_STD, matrices at 1/sqrt(inputs). A stored form in the place of the
+    array (`ops.products.StoredWeight`) is returned as it is.
     """
     if isinstance(stored := module.get_variable("params", name), StoredWeight):
         return stored
@@ -56,5 +66,5 @@ def _initializer(
         return nn.initializers.ones
     if name == "table":
         return nn.initializers.normal(EMBEDDING_STD)
-    num_contracted = 2 if names == ("N", "H", "D") else 1
-    return nn.initializers.normal(1 / math.sqrt(math.prod(shape[:num_contracted])))
+    num_inputs = math.prod(shape[axis] for axis in CONTRACTED[" ".join(names)])
+    return nn.initializers.normal(1 / math.sqrt(num_inputs))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lumina_jax.dims import Array, Bool, Float, Int, typed
+from lumina_jax.ops.quantize import QuantizedSlots
 
 Kernel = Literal["xla", "cudnn"]
 
@@ -26,29 +27,42 @@ def choose_kernel(device: Any, dtype: str, head_size: int, plain: bool) -> Kerne
 @typed
 def attention(
     query: Float[Array, "B S N H"],
-    key: Float[Array, "B T K H"],
-    value: Float[Array, "B T K H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
     *,
-    start: Int[Array, "B"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
-    seen: Bool[Array, "B S T"] | None = None,
     kernel: Kernel | None = None,
 ) -> Float[Array, "B S N H"]:
-    """softmax(q k^T / sqrt(H)) v; query i of row b sees slots 0 .. start[b]+i, and only its own segment.
+    """softmax(q k^T / sqrt(H)) v of whole sequences: a query sees itself and all before it, in its own segment only.
 
-    With `seen` it sees what that says, and nothing else counts. Without `start` the queries are the whole sequence
-    (S = T). Query head n reads key/value head n*K//N.
-    Worked example: start = [5], S = 2: query 0 sees slots 0-5, query 1 sees slots 0-6.
+    Query head n reads key/value head n*K//N.
     """
-    plain = start is None and segment_ids is None and seen is None
     if kernel is None:
+        plain = segment_ids is None
         kernel = choose_kernel(jax.devices()[0], query.dtype.name, query.shape[-1], plain)
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=True, implementation="cudnn"
         )
-    mask = visible(query.shape[1], key.shape[1], start, segment_ids) if seen is None else seen
-    return masked_attention(query, key, value, mask)
+    mask = visible(query.shape[1], key.shape[1], None, segment_ids)
+    return masked_attention(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask)
+
+
+@typed
+def cached_attention(
+    query: Float[Array, "B S N H"],
+    keys: Float[Array, "B K T H"] | QuantizedSlots,
+    values: Float[Array, "B K T H"] | QuantizedSlots,
+    *,
+    start: Int[Array, "B"] | None = None,
+    seen: Bool[Array, "B S T"] | None = None,
+) -> Float[Array, "B S N H"]:
+    """`attention` over the slots of a cache: query i of row b sees slots 0 .. start[b]+i, or what `seen` says.
+
+    Worked example: start = [5], S = 2: query 0 sees slots 0-5, query 1 sees slots 0-6.
+    """
+    mask = visible(query.shape[1], keys.shape[2], start, None) if seen is None else seen
+    return masked_attention(query, keys, values, mask)
 
 
 def visible(
@@ -63,18 +77,29 @@ def visible(
     return mask
 
 
-def masked_attention(query: Array, key: Array, value: Array, mask: Array) -> Array:
-    """Attention by two products; scores and softmax in float32.
+def masked_attention(query: Array, key: Any, value: Any, mask: Array) -> Array:
+    """Attention over keys and values [B, K, T, H] by two products; scores and softmax in float32.
 
     Batch axes first, the queries of a group below each other: products of plain matrices, on CPUs twice as fast.
+    Keys and values in whole numbers go into the products as they are; their scales meet the scores and the weights.
     """
     num_rows, num_queries, num_heads, head_size = query.shape
-    num_kv_heads, group = key.shape[2], num_heads // key.shape[2]
-    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    num_kv_heads, group = key.shape[1], num_heads // key.shape[1]
+    key, key_scale = _floats(key, query.dtype)
+    value, value_scale = _floats(value, query.dtype)
     grouped = query.swapaxes(1, 2).reshape(num_rows, num_kv_heads, group * num_queries, head_size)
     scores = jnp.einsum("BKRH,BKTH->BKRT", grouped, key, preferred_element_type=jnp.float32)
+    scores = scores if key_scale is None else scores * key_scale
     seen = jnp.tile(mask, (1, group, 1))[:, None]
     scores = jnp.where(seen, scores / math.sqrt(head_size), -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("BKRT,BKTH->BKRH", weights, value)
+    weights = jax.nn.softmax(scores, axis=-1)
+    weights = weights if value_scale is None else weights * value_scale
+    mixed = jnp.einsum("BKRT,BKTH->BKRH", weights.astype(value.dtype), value)
     return mixed.reshape(num_rows, num_heads, num_queries, head_size).swapaxes(1, 2)
+
+
+def _floats(slots: Any, dtype: Any) -> tuple[Array, Array | None]:
+    """Keys or values in `dtype`, and their scales [B, K, 1, T], None for floats."""
+    if not isinstance(slots, QuantizedSlots):
+        return slots.astype(dtype), None
+    return slots.values.astype(dtype), slots.scale[:, :, None]

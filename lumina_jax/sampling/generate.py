@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.config import ModelConfig, SampleConfig, TransformerConfig
 from lumina_jax.dims import pick
+from lumina_jax.ops.cache import cache_bytes
 from lumina_jax.sampling import DECODERS, original
 from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, Request, round_up
 from lumina_jax.sampling.drafts import DRAFTS
@@ -97,13 +97,10 @@ def batch_limit(
     A 7B model in bfloat16 that paints 768x768 px (2432 slots) takes 2.4 GiB a guided request: 2 of them.
     Both limits are of one device: a mesh splits a cache over all of them, requests over those of its batch axes.
     """
-    token_values = 2 * config.num_layers * config.num_kv_heads * config.head_size
-    request_bytes = (
-        num_streams * num_slots * token_values * jnp.dtype(config.compute_dtype).itemsize
-    )
     num_devices = 1 if layout is None else layout.mesh.size
     ways = batch_ways(layout)
-    fitting = min(max(ways, num_devices * CACHE_BYTES // request_bytes), MAX_BATCH * ways)
+    room = num_devices * CACHE_BYTES // cache_bytes(config, num_streams, num_slots)
+    fitting = min(max(ways, room), MAX_BATCH * ways)
     return 1 << (fitting.bit_length() - 1)
 
 

@@ -17,6 +17,7 @@ from lumina_jax.config import ModelConfig, TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.ops.cache import Cache, init_cache
+from lumina_jax.ops.products import is_stored, rows
 from lumina_jax.sharding import (
     Layout,
     batch_sharding,
@@ -75,14 +76,12 @@ def place_weights(
 
     `donate` frees each of the given arrays once it has been copied.
     """
-    cast = jax.tree.map(partial(_cast, dtype=config.compute_dtype, donate=donate), params)
+    cast = jax.tree.map(
+        partial(_cast, dtype=config.compute_dtype, donate=donate), params, is_leaf=is_stored
+    )
     if layout is None and jax.devices()[0].platform != "tpu":
         return jax.tree.map(jnp.asarray, cast)
-    return jax.tree.map(
-        lambda place, leaf: jax.device_put(leaf, place, donate=donate),
-        weight_formats(config, layout),
-        cast,
-    )
+    return jax.tree.map(partial(_put, donate=donate), weight_formats(config, layout), cast)
 
 
 def with_code_head(params: Any, codes: tuple[int, int], layout: Layout | None = None) -> Any:
@@ -98,14 +97,13 @@ def cache_shardings(
 ) -> Cache:
     """Where a cache lies: heads split over the devices, rows over the batch axes; a Cache of shardings."""
     abstract = jax.eval_shape(lambda: init_cache(config, num_rows, num_slots))
-    return jax.tree.map(
-        lambda leaf: (
-            letter_sharding("B K T H", leaf.shape, layout)
-            if leaf.ndim == 4
-            else batch_sharding(layout)
-        ),
-        abstract,
-    )
+
+    def place(leaf: Any) -> Any:
+        if leaf.ndim < 3:
+            return batch_sharding(layout)
+        return letter_sharding("B K T H"[: 2 * leaf.ndim], leaf.shape, layout)
+
+    return jax.tree.map(place, abstract)
 
 
 def sharded_cache(
@@ -119,9 +117,18 @@ def sharded_cache(
     return jax.lax.with_sharding_constraint(cache, places)
 
 
+def _put(place: Any, leaf: Any, donate: bool) -> Any:
+    """A weight where it is to lie; of a stored form what has its shape, the scales stay where they are."""
+    if not is_stored(leaf):
+        return jax.device_put(leaf, place, donate=donate)
+    return jax.tree.map(
+        lambda part: part if part.shape != leaf.shape else jax.device_put(part, place), leaf
+    )
+
+
 def _cast(leaf: Any, dtype: str, donate: bool) -> Any:
-    """`leaf`, of numpy or jax, in another dtype and the same place."""
-    if leaf.dtype == jnp.dtype(dtype):
+    """`leaf`, of numpy or jax, in another dtype and the same place; a stored form as it is."""
+    if is_stored(leaf) or leaf.dtype == jnp.dtype(dtype):
         return leaf
     cast = leaf.astype(dtype)
     if donate and isinstance(leaf, jax.Array):
@@ -130,6 +137,9 @@ def _cast(leaf: Any, dtype: str, donate: bool) -> Any:
 
 
 @partial(jax.jit, static_argnames=("codes", "layout"))
-def _rows(table: Array, codes: tuple[int, int], layout: Layout | None) -> Array:
-    rows = jax.lax.slice_in_dim(table, codes[0], sum(codes))
-    return constrain(rows, "V D", layout, role="weights")
+def _rows(table: Any, codes: tuple[int, int], layout: Layout | None) -> Any:
+    def spread(part: Array) -> Array:
+        whole = part.shape == (codes[1], table.shape[1])
+        return constrain(part, "V D", layout, role="weights") if whole else part
+
+    return jax.tree.map(spread, rows(table, *codes))

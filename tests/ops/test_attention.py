@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax.ops.attention import attention, choose_kernel
+from lumina_jax.ops.attention import attention, cached_attention, choose_kernel
 
 B, S, T, N, K, H = 2, 3, 7, 4, 2, 8
 
@@ -45,7 +45,8 @@ def test_attention_with_start_reads_each_rows_own_slots():
     query, key, value = draw_qkv(T)
     start = np.array([1, 4], np.int32)
     want = attend_by_loop(query, key, value, lambda b, s, t: t <= start[b] + s)
-    got = attention(*map(jnp.asarray, (query, key, value)), start=jnp.asarray(start))
+    by_head = (jnp.asarray(each).swapaxes(1, 2) for each in (key, value))
+    got = cached_attention(jnp.asarray(query), *by_head, start=jnp.asarray(start))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
