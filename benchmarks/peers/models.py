@@ -36,7 +36,7 @@ class Subject(NamedTuple):
 
 
 def shipped(count: int) -> Subject:
-    """"scenes" with its own settings, in float32."""
+    """ "scenes" with its own settings, in float32."""
     lumina = Lumina.load("scenes")
     text = text_to_image(SIZE_PX, SIZE_PX, "a red dome to the left of a blue ring")
     ids = prompt_ids(text, lumina.tokenizer)
