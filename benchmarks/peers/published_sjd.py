@@ -3,21 +3,22 @@
 Mirrored from `scheduler/jacobi_iteration_lumina_mgpt.py` of tyshiwo1/Accelerating-T2I-AR-with-SJD, one image at a time:
 
 - A window is [last committed token, W-1 drafts], W = 16 as published, so a pass commits 1 to W tokens.
-- Each pass draws a fresh token at every place of the window; draft i is kept with probability min(1, p_i / q_i), the first
-  that is not is drawn again from (p_i - q_i)+, and if all are kept the last fresh token comes with them. Behind the first
-  refused draft the fresh tokens of this pass are the drafts of the next, with the p they were drawn from as their q.
-- What the window then lacks is filled with uniformly random codes that claim a one-hot q (so one is kept with probability
-  p, not 8192 p), at the places of line ends too, where it is always refused. A line end, once drawn, is always kept.
+- Each pass draws a fresh token at every place of the window. Draft i is kept with probability min(1, p_i / q_i); the
+  first that is not is drawn again from (p_i - q_i)+; if all are kept the last fresh token comes with them. Behind the
+  first refused draft, the fresh tokens of this pass are the drafts of the next, and their p is then q.
+- What the window then lacks is filled with uniformly random codes that claim a one-hot q (so that one is kept with
+  probability p, not M p), at the places of line ends too, where it is always refused. A line end once drawn is kept.
 - The law is the guided one after top-k, at every place.
-- The window's length goes by what had been generated before the last pass, start, height and width included:
-  min(W, R - that) up to R = P Q + P - `END_MARGIN`, the last ten tokens before R shrinking it; beyond R it is plain
-  decoding, a token a pass. Of a 768 px image that is under 1 % of its tokens, of 8 x 8 codes the last 13 of 71:
-  `end_margin` = -`NUM_LEAD` lets the window reach to the last code, which the published loop does not do.
+- The length of a window goes by n, how many tokens (start, height and width among them) had been generated before the
+  last pass: min(W, R - n) for n < R = P Q + P - `END_MARGIN`. Beyond R it is plain decoding, a token a pass. Of an
+  image of 768 px that is under 1 % of the tokens, of 8 x 8 codes about the last 12 of 71. An `end_margin` of
+  -`NUM_LEAD` lets windows reach to the last code, which the published loop does not do.
 
-Not mirrored, each to its advantage: start, height and width stand in the prompt and cost nothing; line end and image end
-behind the last code are not counted; the window never reaches beyond the last code. Of a batch, which the original
-advances by its slowest image, every image is counted as if alone. Its unprompted row also sees the prompt's last
-token; here guidance is ours, so that all decoders draw from one law. Ties at the k-th place are broken as ours are.
+Not mirrored, each to its advantage: start, height and width stand in the prompt and cost nothing (there they are drawn
+by three passes, the third with a window); line end and image end behind the last code are not counted; no window
+reaches beyond the last code. Of a batch, which the original advances by its slowest image, every image is counted as
+if alone. Its unprompted row also sees the prompt's last token; here guidance, and ties at the k-th place, are as in
+`sampling`, so that all decoders draw from one law.
 """
 
 from functools import partial

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import ChameleonConfig, ChameleonForConditionalGeneration, GenerationConfig
-from transformers import DynamicCache
+from transformers import (
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    DynamicCache,
+    GenerationConfig,
+)
 
 from benchmarks.peers.original_processors import (
     CACHE,
