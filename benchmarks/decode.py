@@ -32,7 +32,8 @@ from lumina_jax.evals.prompts import eval_prompts
 from lumina_jax.lumina import Lumina
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import count_params
-from lumina_jax.sampling.generate import Request, generate, prepare
+from lumina_jax.sampling.batch import DrawnRow, Request
+from lumina_jax.sampling.generate import generate, prepare
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.tasks import text_to_image
@@ -41,9 +42,11 @@ NUM_CODES = 64  # of an image
 MAX_DIFFERENCE = 1e-4  # of logits, ours and PyTorch's
 HAS_TORCH = find_spec("torch") is not None and find_spec("transformers") is not None
 
-# Our decoders by name: what each changes in a subject's settings.
+# Our decoders by name: what each changes in a subject's settings. One line adds a row to all tables.
 DECODERS: dict[str, dict[str, Any]] = {
     "sequential": {},
+    "jacobi, W = 16": {"decoder": "jacobi", "window": 16},
+    "coupled, W = 16": {"decoder": "coupled", "window": 16},
 }
 # Published decoding by name: how many tokens before R its window closes.
 PUBLISHED = {
@@ -132,6 +135,8 @@ def measure(
         paints["as_original", 0] = partial(painter.as_original, subject.requests[:1])
         paints["both_rows", 0] = partial(painter.both_rows, subject.requests[:1])
     for decoder, changes in DECODERS.items():
+        if decoder != "sequential" and not subject.is_trained:
+            continue  # how many drafts are kept says nothing under random weights
         settings = replace(subject.settings, **changes)
         for count in sorted({1, options.batch}):
             paints[decoder, count] = partial(
@@ -238,12 +243,14 @@ def passes_with(
 
 def passes_of(lumina: Lumina, requests: Sequence[Request], settings: SampleConfig) -> np.ndarray:
     """Int[B] forward passes that our decoder of `settings` takes for each request."""
-    if settings.decoder != "sequential":
-        raise ValueError(
-            f"decoder {settings.decoder!r}: its passes are not told; want 'sequential'"
-        )
-    results = generate(lumina.loaded, requests, settings)
-    return np.array([result.codes.size for result in results if result.codes is not None])
+    passes = np.zeros(len(requests), int)
+
+    def note(row: DrawnRow) -> None:
+        if row.passes is not None:
+            passes[list(row.requests)] = row.passes
+
+    generate(lumina.loaded, requests, settings, progress=note)
+    return passes
 
 
 def mean_and_error(passes: np.ndarray) -> str:

@@ -15,7 +15,7 @@ from lumina_jax.checkpoint import LoadedModel
 from lumina_jax.config import GridConfig, ModelConfig, SampleConfig, TransformerConfig
 from lumina_jax.lumina import Lumina
 from lumina_jax.model.params import abstract_params
-from lumina_jax.sampling.generate import Request
+from lumina_jax.sampling.batch import Request
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.tasks import text_to_image
 from lumina_jax.unirep.vocab import Vocab
@@ -33,6 +33,7 @@ class Subject(NamedTuple):
     model: LoadedModel
     settings: SampleConfig
     requests: tuple[Request, ...]
+    is_trained: bool = False
 
 
 def shipped(count: int) -> Subject:
@@ -40,7 +41,7 @@ def shipped(count: int) -> Subject:
     lumina = Lumina.load("scenes")
     text = text_to_image(SIZE_PX, SIZE_PX, "a red dome to the left of a blue ring")
     ids = prompt_ids(text, lumina.tokenizer)
-    return Subject("shipped model", lumina.loaded, lumina.settings, requests(ids, count))
+    return Subject("shipped model", lumina.loaded, lumina.settings, requests(ids, count), True)
 
 
 def released_format(count: int) -> Subject:

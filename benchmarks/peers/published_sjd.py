@@ -33,7 +33,8 @@ from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.cache import Cache, init_cache, rewind
-from lumina_jax.sampling.generate import Request, prepare
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import prepare
 from lumina_jax.sampling.guidance import guide_rows, to_rows
 from lumina_jax.sampling.policy import Policy, keep_top_k, make_policy
 from lumina_jax.sampling.sequential import inference_config
@@ -158,7 +159,7 @@ def _ids(tokens: Array, program: Program) -> Array:
     return jnp.where(tokens == num_codes, program.line_end_id, tokens + first)
 
 
-def random_drafts(key: Array, shape: tuple[int, int], num_classes: int) -> tuple[Array, Array]:
+def random_drafts(key: Array, shape: tuple[int, ...], num_classes: int) -> tuple[Array, Array]:
     """Uniform codes, and the one-hot q that the published code claims for them."""
     drafts = jax.random.randint(key, shape, 0, num_classes - 1)
     return drafts, jax.nn.one_hot(drafts, num_classes)

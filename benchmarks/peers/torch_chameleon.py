@@ -5,6 +5,7 @@ token, height and width stand in the prompt, so that every image has the asked s
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from lumina_jax.checkpoint import LoadedModel
 from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.convert.transformer import stored_entries
 from lumina_jax.convert.weights import Leaf, named
-from lumina_jax.sampling.generate import Request, prepare
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import prepare
 
 # The encoder that transformers always builds; none of these benchmarks calls it.
 SMALL_VQGAN = {
@@ -120,8 +122,8 @@ class Painter:
         )
         processors = original_processors(self.peer, self.settings, self.vocab, self.grid)
         with torch.inference_mode():
-            ids = self.peer.generate(contexts[0], config, logits_processor=processors)
-        assert isinstance(ids, torch.Tensor)
+            generate: Any = self.peer.generate  # type: ignore[attr-defined]
+            ids = generate(contexts[0], config, logits_processor=processors)
         return ids[0, -num_tokens:].numpy()
 
     @torch.inference_mode()

@@ -8,7 +8,7 @@ import pytest
 
 from lumina_jax.checkpoint import load_model
 from lumina_jax.config import GridConfig, SampleConfig
-from lumina_jax.sampling.generate import Request
+from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.original import allowed_range
 from lumina_jax.unirep.grid import forced_ids
 

@@ -18,7 +18,8 @@ from benchmarks.peers.published_sjd import (
 )
 from lumina_jax.config import SampleConfig
 from lumina_jax.model.chameleon import forward
-from lumina_jax.sampling.generate import Request, generate, prepare
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import generate, prepare
 
 SIZE = (32, 16)  # 2 x 4 codes: 9 tokens up to the last code, with the line end between
 SETTINGS = SampleConfig(guidance=2.0, image_top_k=3, temperature=0.7)
