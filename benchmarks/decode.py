@@ -201,18 +201,12 @@ def print_passes(options: Options) -> None:
         rows[name] = partial(passes_as_published, lumina, requests, end_margin=margin)
     for name, changes in DECODERS.items():
         rows[name] = partial(passes_with, lumina, requests, changes)
-    cells = {}
-    for name, guidance in tqdm(
-        [(name, scale) for name in rows for scale in options.guidances], desc="passes", unit="row"
-    ):
-        cells[name, guidance] = mean_and_error(
-            rows[name](replace(lumina.settings, guidance=guidance))
-        )
     heads = " | ".join(f"guidance {scale:g}" for scale in options.guidances)
     print(f"\nForward passes an image of {NUM_CODES} codes, {len(requests)} held-out prompts.\n")
     print(f"| decoder | {heads} |\n|---|{'---|' * len(options.guidances)}")
-    for name in rows:
-        print(f"| {name} | {' | '.join(cells[name, scale] for scale in options.guidances)} |")
+    for name, count_passes in tqdm(rows.items(), desc="passes", unit="row"):
+        passes = [count_passes(replace(lumina.settings, guidance=g)) for g in options.guidances]
+        print(f"| {name} | {' | '.join(map(mean_and_error, passes))} |", flush=True)
 
 
 def held_out_requests(lumina: Lumina, count: int) -> list[Request]:
