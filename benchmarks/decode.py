@@ -39,14 +39,18 @@ from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.tasks import text_to_image
 
 NUM_CODES = 64  # of an image
+BRANCHES = (1, 1, 1, 2, 2, 3)
 MAX_DIFFERENCE = 1e-4  # of logits, ours and PyTorch's
 HAS_TORCH = find_spec("torch") is not None and find_spec("transformers") is not None
 
 # Our decoders by name: what each changes in a subject's settings. One line adds a row to all tables.
 DECODERS: dict[str, dict[str, Any]] = {
     "sequential": {},
+    "jacobi, W = 4": {"decoder": "jacobi", "window": 4},
     "jacobi, W = 16": {"decoder": "jacobi", "window": 16},
+    "jacobi, W = 16, 6 branches": {"decoder": "jacobi", "window": 16, "branches": BRANCHES},
     "coupled, W = 16": {"decoder": "coupled", "window": 16},
+    "coupled, W = 16, 6 branches": {"decoder": "coupled", "window": 16, "branches": BRANCHES},
 }
 # Published decoding by name: how many tokens before R its window closes.
 PUBLISHED = {

@@ -46,6 +46,7 @@ AXES = {  # of every strategy, on eight devices
     "fsdp": (("fsdp", 8),),
     "tensor": (("tensor", 8),),
     "data_fsdp": (("data", 2), ("fsdp", 4)),
+    "data_tensor": (("data", 2), ("tensor", 4)),
     "fsdp_tensor": (("fsdp", 2), ("tensor", 4)),
     "data_fsdp_tensor": (("data", 2), ("fsdp", 2), ("tensor", 2)),
 }

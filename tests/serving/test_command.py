@@ -64,7 +64,7 @@ BAD = {
     "one file": (["--out", "x.png"], "--out x.png: images of a file fill a folder"),
     "no file": (["--prompts", "nowhere.jsonl", "--out", "o"], "nowhere.jsonl: no such prompt file"),
     "default": (["--size", "big", "--out", "o"], "size 'big': want WIDTHxHEIGHT"),
-    "size": (["--size", "256x256", "--out", "o"], "paints at most 16384 px"),
+    "size": (["--size", "256x256", "--out", "o"], "needs 1060 tokens, this model has room for 387"),
     "batch": (["--batch", "0", "--out", "o"], "--batch 0: want 1 or more"),
     "decoder": (["--decoder", "jakobi", "--out", "o"], "unknown decoder 'jakobi'"),
     "grammar": (

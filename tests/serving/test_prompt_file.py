@@ -34,7 +34,7 @@ def test_line_says_what_it_says_and_the_rest_comes_from_the_defaults(read) -> No
     )
     assert (first.size, first.seed) == ((128, 96), 7)
     assert first.settings(SampleConfig(window=4)) == SampleConfig(
-        3, 1.2, 0.5, image_top_k=5, image_top_p=0.9, window=4
+        3, 1.2, temperature=0.5, image_top_k=5, image_top_p=0.9, window=4
     )
     assert (second.number, second.index, second.file) == (3, 1, "00001-two-rings.png")
     assert (second.size, second.seed) == ((64, 32), 2)
@@ -55,8 +55,8 @@ BAD = {
     "empty prompt": ({"prompt": " "}, 'prompt " ": want what to paint, in words'),
     "unknown key": (
         {"prompt": "a", "sede": 1},
-        "unknown key 'sede': choose one of guidance, id, image_guidance, prompt, seed, size, "
-        "temperature, top_k, top_p, min_p; did you mean 'seed'?",
+        "unknown key 'sede': choose one of guidance, id, image_guidance, min_p, prompt, seed, size, "
+        "temperature, top_k, top_p; did you mean 'seed'?",
     ),
     "seed": ({"prompt": "a", "seed": True}, "seed true: want a whole number"),
     "size": ({"prompt": "a", "size": "big"}, "size 'big': want WIDTHxHEIGHT"),
