@@ -53,8 +53,15 @@ class Options:
     top_p: float | None = None  # share of their probability to draw from; default: the model's own
     min_p: float | None = None  # least probability of a code, in shares of the likeliest one's
     temperature: float | None = None  # default: the model's own
-    decoder: str | None = None  # sequential, or several codes a pass: jacobi, coupled
+    # sequential; several codes a pass: jacobi (the same codes), coupled (the same law), staggered (lossy: another law)
+    decoder: str | None = None
     window: int | None = None  # tokens a pass of jacobi and coupled; default: the model's own
+    branches: tuple[int, ...] | None = (
+        None  # depths of second guesses beside their window: 1 1 1 2 2 3
+    )
+    lag: int | None = (
+        None  # codes by which a row of staggered trails the one above; more is closer to the law
+    )
     grammar: str | None = None  # exact: the asked size; original: as the original, unenforced
     best_of: int = 1  # paint so many of each, keep the one that the model finds likeliest
     outpaint: Path | None = None  # a picture that becomes the upper part of one of --size
@@ -93,7 +100,8 @@ def load(options: Options) -> "Lumina":
     from lumina_jax.lumina import Lumina
     from lumina_jax.sampling import DECODERS
 
-    given = {"decoder": options.decoder, "window": options.window}
+    names = ("decoder", "window", "branches", "lag")
+    given = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     if options.decoder is not None:
         pick(DECODERS, options.decoder, "decoder")

@@ -143,8 +143,9 @@ class SampleConfig:
     grammar: Literal["exact", "original"] = "exact"  # exact: the asked size, always decodable
     decoder: str = "sequential"  # a row of sampling.DECODERS
     window: int = 16  # tokens a pass of the decoders "jacobi" and "coupled"
-    branches: tuple[int, ...] = ()  # depths of single second guesses beside the window
     drafts: str = "above"  # their first guesses: a row of sampling.drafts.DRAFTS
+    branches: tuple[int, ...] = ()  # depths of single second guesses beside their window
+    lag: int = 4  # codes by which each row of the decoder "staggered" trails the one above it
 
     def __post_init__(self) -> None:
         for name in ("guidance", "image_guidance"):
@@ -162,6 +163,7 @@ class SampleConfig:
         require(0 < self.image_top_p <= 1, f"image_top_p {self.image_top_p}: want > 0, at most 1")
         require(0 <= self.image_min_p < 1, f"image_min_p {self.image_min_p}: want >= 0, below 1")
         require(1 <= self.window <= 1024, f"window {self.window}: want 1 to 1024 tokens")
+        require(self.lag >= 1, f"lag {self.lag}: want at least 1 code")
         require(
             all(1 <= depth < self.window for depth in self.branches),
             f"branches {self.branches}: want depths from 1 to {self.window - 1}, inside the window",

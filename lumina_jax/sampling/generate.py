@@ -9,7 +9,7 @@ import numpy as np
 from lumina_jax.config import ModelConfig, SampleConfig, TransformerConfig
 from lumina_jax.dims import pick
 from lumina_jax.ops.cache import cache_bytes
-from lumina_jax.sampling import DECODERS, original
+from lumina_jax.sampling import DECODERS, original, staggered
 from lumina_jax.sampling.batch import SLOT_BUCKET, DrawnRow, Job, Network, Request, round_up
 from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.grammar import check_room, plan_image, warn_untrained
@@ -127,7 +127,10 @@ def _prepare(
     plan = plan_image(*size, config, vocab, request.given)
     num_streams = len(settings.guidance_scales) + 1
     contexts = stream_contexts(request.prompt_ids, plan, vocab, num_streams, request.negative_ids)
-    return Job(index, request, settings, plan, contexts)
+    job = Job(index, request, settings, plan, contexts)
+    if settings.decoder == "staggered":
+        staggered.check(job)
+    return job
 
 
 def _check_controls(request: Request, settings: SampleConfig, config: ModelConfig) -> None:
@@ -164,6 +167,7 @@ def _group_of(job: Job) -> tuple:
         settings.window,
         settings.drafts,
         settings.branches,
+        settings.lag,
     )
 
 

@@ -97,24 +97,28 @@ def cache_shardings(
 ) -> Cache:
     """Where a cache lies: heads split over the devices, rows over the batch axes; a Cache of shardings."""
     abstract = jax.eval_shape(lambda: init_cache(config, num_rows, num_slots))
-
-    def place(leaf: Any) -> Any:
-        if leaf.ndim < 3:
-            return batch_sharding(layout)
-        return letter_sharding("B K T H"[: 2 * leaf.ndim], leaf.shape, layout)
-
-    return jax.tree.map(place, abstract)
+    return jax.tree.map(lambda leaf: _cache_place(leaf, layout), abstract)
 
 
 def sharded_cache(
     config: TransformerConfig, num_rows: int, num_slots: int, layout: Layout | None = None
 ) -> Cache:
     """An empty cache in its `cache_shardings`, for use inside a compiled function."""
-    cache = init_cache(config, num_rows, num_slots)
+    return constrain_cache(init_cache(config, num_rows, num_slots), layout)
+
+
+def constrain_cache(cache: Cache, layout: Layout | None) -> Cache:
+    """A cache held where `cache_shardings` puts it, inside a compiled function."""
     if layout is None:
         return cache
-    places = cache_shardings(config, num_rows, num_slots, layout)
+    places = jax.tree.map(lambda leaf: _cache_place(leaf, layout), cache)
     return jax.lax.with_sharding_constraint(cache, places)
+
+
+def _cache_place(leaf: Any, layout: Layout) -> Any:
+    if leaf.ndim < 3:
+        return batch_sharding(layout)
+    return letter_sharding("B K T H"[: 2 * leaf.ndim], leaf.shape, layout)
 
 
 def _put(place: Any, leaf: Any, donate: bool) -> Any:

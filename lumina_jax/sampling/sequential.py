@@ -6,7 +6,7 @@ passes, and given codes before the first drawn one, which are part of the contex
 the batch, the cache and the model only: sizes and settings are run-time values.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumina_jax.config import TransformerConfig
+from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import forward, hidden_states
 from lumina_jax.ops.cache import Cache, rewind
@@ -31,7 +31,7 @@ from lumina_jax.sampling.batch import (
 )
 from lumina_jax.sampling.grammar import ImagePlan
 from lumina_jax.sampling.guidance import guide_rows, to_rows
-from lumina_jax.sampling.placement import sharded_cache
+from lumina_jax.sampling.placement import constrain_cache, sharded_cache
 from lumina_jax.sampling.policy import Policy, draw, scales_at
 from lumina_jax.sharding import Layout, place_rows
 from lumina_jax.unirep.grid import FREE
@@ -59,7 +59,11 @@ class Batch:
     plan: ImagePlan
     policy: Policy  # of the B requests
     num_slots: int  # T
-    prefill_length: int  # contexts without their last WINDOW tokens are padded to this
+    prefill_length: int  # contexts without their last tokens are padded to this
+    settings: SampleConfig  # of the first request: what all of a batch share
+
+
+DrawRows = Callable[[Network, Batch], Iterator[Array]]
 
 
 class Shape(NamedTuple):
@@ -69,8 +73,16 @@ class Shape(NamedTuple):
     prefill_length: int
 
 
-def decode(network: Network, jobs: Sequence[Job], limit: int) -> Iterator[DrawnRow]:
+def decode(
+    network: Network,
+    jobs: Sequence[Job],
+    limit: int,
+    draw_rows: DrawRows | None = None,
+    count_passes: Callable[[Job], int] | None = None,
+) -> Iterator[DrawnRow]:
     """Draw jobs; those of one image size, and of one length of what is given of it, share batches.
+
+    Another decoder of such batches gives its own `draw_rows` in place of `draw_runs`, and tells its passes.
 
     No code may be given after the first drawn one (`ImagePlan.scattered`).
     """
@@ -82,7 +94,14 @@ def decode(network: Network, jobs: Sequence[Job], limit: int) -> Iterator[DrawnR
     for _, group in groupby(sorted(jobs, key=size), key=size):
         members = list(group)
         for first in range(0, len(members), limit):
-            yield from _draw_batch(network, members[first : first + limit], shape)
+            rows = _draw_batch(
+                network, members[first : first + limit], shape, draw_rows or draw_runs
+            )
+            for row in rows:
+                if row.passes is not None:
+                    passes = (count_passes or _count_passes)(members[0])
+                    row = row._replace(passes=passes)
+                yield row
 
 
 def draw_runs(network: Network, batch: Batch) -> Iterator[Array]:
@@ -111,18 +130,33 @@ def padded_length(length: int) -> int:
 
 
 def prefill(network: Network, batch: Batch) -> tuple[Cache, Array]:
-    """The cache of all contexts but their last WINDOW tokens, and those: Int[rows, WINDOW].
+    """The cache of all contexts but their last WINDOW tokens, and those: Int[rows, WINDOW]."""
+    cache, _ = read_contexts(network, batch, WINDOW)
+    return cache, jnp.array([context[-WINDOW:] for context in batch.contexts], jnp.int32)
 
-    Contexts of different lengths are padded on the right, and the cache is rewound to each row's own length.
+
+def read_contexts(network: Network, batch: Batch, num_left: int) -> tuple[Cache, np.ndarray]:
+    """The cache of all contexts but their last `num_left` tokens, and how many those are, int32[rows].
+
+    Equal contexts are read once. They are padded on the right, and the cache is rewound to each row's own length.
     """
-    contexts = batch.contexts
-    padded = np.zeros((len(contexts), batch.prefill_length), np.int32)
-    for row, context in zip(padded, contexts, strict=True):
-        row[: len(context) - WINDOW] = context[:-WINDOW]
-    lengths = np.array([len(context) - WINDOW for context in contexts], np.int32)
+    keys = [context.tobytes() for context in batch.contexts]
+    unique = list(dict.fromkeys(keys))
+    num_rows = padded_count(len(unique), network.layout)
+    if num_rows >= len(keys):
+        unique, num_rows = keys, len(keys)
+    by_key = dict(zip(keys, batch.contexts, strict=True))
+    padded = np.zeros((num_rows, batch.prefill_length), np.int32)
+    lengths = np.zeros(num_rows, np.int32)
+    for row, key in enumerate(unique):
+        read = by_key[key][:-num_left]
+        padded[row, : len(read)], lengths[row] = read, len(read)
     place = batch.num_slots, network.layout
     cache = fill_cache(network.params, padded, lengths, network.config, *place)
-    return cache, jnp.array([context[-WINDOW:] for context in contexts], jnp.int32)
+    if num_rows < len(keys):
+        index = np.array([unique.index(key) for key in keys], np.int32)
+        cache, lengths = _rows_of(cache, index, network.layout), lengths[index]
+    return cache, lengths
 
 
 @partial(jax.jit, static_argnames=("program",), donate_argnames=("cache",))
@@ -165,14 +199,19 @@ def _shared_shape(jobs: Sequence[Job]) -> Shape:
     return Shape(round_up(max(total, prefill_length), SLOT_BUCKET), prefill_length)
 
 
-def _draw_batch(network: Network, jobs: Sequence[Job], shape: Shape) -> Iterator[DrawnRow]:
+def _count_passes(job: Job) -> int:
+    return int((job.plan.sentence == FREE).sum())
+
+
+def _draw_batch(
+    network: Network, jobs: Sequence[Job], shape: Shape, draw_rows: DrawRows
+) -> Iterator[DrawnRow]:
     """Draw jobs of one size, filled up with copies of the first."""
     filled = [*jobs, *[jobs[0]] * (padded_count(len(jobs), network.layout) - len(jobs))]
     contexts = [context for job in filled for context in job.contexts]
     policy = policy_of(filled, shape.num_slots)
     plan = jobs[0].plan
     num_given = len(plan.runs) - len(plan.free_runs)  # runs
-    passes = int((plan.sentence == FREE).sum())
     indices = tuple(job.index for job in jobs)
 
     def finished(row_index: int, run: Array | None = None) -> DrawnRow:
@@ -181,21 +220,26 @@ def _draw_batch(network: Network, jobs: Sequence[Job], shape: Shape) -> Iterator
         if run is not None:
             free = plan.sentence[place] == FREE
             codes[:, free] = np.asarray(run)[: len(jobs), : free.sum()]
-        return DrawnRow(
-            indices, row_index, codes, passes if row_index + 1 == len(plan.runs) else None
-        )
+        return DrawnRow(indices, row_index, codes, 0 if row_index + 1 == len(plan.runs) else None)
 
     for row_index in range(num_given):
         yield finished(row_index)
     waiting = None
-    batch = Batch(contexts, plan, policy, *shape)
-    for row_index, run in enumerate(draw_runs(network, batch), num_given):
+    batch = Batch(contexts, plan, policy, *shape, jobs[0].settings)
+    for row_index, run in enumerate(draw_rows(network, batch), num_given):
         # One run late: the next one is already under way while this one travels to the host.
         if waiting is not None:
             yield finished(*waiting)
         waiting = row_index, run
     assert waiting is not None
     yield finished(*waiting)
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def _rows_of(cache: Cache, index: Array, layout: Layout | None) -> Cache:
+    """The rows `index` of a cache, where its own rows were."""
+    rows = jax.tree.map(lambda leaf: leaf[index], cache)
+    return constrain_cache(rows, layout)
 
 
 @partial(jax.jit, static_argnames=("config", "num_slots", "layout"))
