@@ -110,7 +110,8 @@ def one_pass(
 
     A row's last code is fed as well, one pass after it was drawn: what comes after it is a line end.
     """
-    rows = index // grid.lag - jnp.arange(program.front)
+    lowest = jnp.minimum(index // grid.lag, grid.num_rows - 1)  # that has begun
+    rows = lowest - jnp.arange(program.front)
     columns = index - grid.lag * rows
     active = (rows >= 0) & (rows < grid.num_rows) & (columns <= grid.num_columns)
     at = jnp.where(active, grid.lead + rows * grid.stride + columns, 1)

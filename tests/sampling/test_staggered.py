@@ -51,6 +51,12 @@ def test_images_parse_and_take_few_passes(small_lumina) -> None:
     assert passes == {index: (p - 1) * 2 + q for index, (p, q) in enumerate(shapes)}
 
 
+def test_last_row_of_a_wide_image_is_drawn_to_its_end(small_lumina) -> None:
+    request = Request(prompt_ids("a star", small_lumina.tokenizer), 64, 16)  # two rows of eight
+    (result,) = generate(small_lumina.loaded, [request], replace(SETTINGS, lag=1))
+    assert result.codes.min() >= 0
+
+
 def test_row_does_not_depend_on_its_neighbours(small_lumina) -> None:
     requests = requests_of(small_lumina)
     together = generate(small_lumina.loaded, requests, SETTINGS)
