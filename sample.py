@@ -204,7 +204,7 @@ def choose_layout(options: Options) -> "Layout | None":
     if options.mesh is None:
         return None
     config = MeshConfig.parse(options.mesh)
-    return make_layout(config, jax.devices()[: config.num_devices])
+    return make_layout(config, jax.local_devices()[: config.num_devices])
 
 
 def paint(model: "Lumina", options: Options, requests: list) -> list["GeneratedImage"]:

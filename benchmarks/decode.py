@@ -186,7 +186,8 @@ def bandwidth_row(subject: Subject, seconds: float, bandwidth: float) -> str:
     """A row of one image's steps: the whole call, prompt and host included, over its number of codes."""
     model = subject.model
     (job,) = prepare(model, subject.requests[:1], subject.settings)
-    num_slots = len(job.contexts[0]) + len(job.plan.sentence) / 2
+    contexts = sum(map(len, job.contexts)) / len(job.contexts)
+    num_slots = contexts + len(job.plan.sentence) / 2
     num_bytes = bytes_per_step(model, num_slots, len(job.contexts))
     step = seconds / NUM_CODES
     weights = count_params(model.params["transformer"]) / 1e6

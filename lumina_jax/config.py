@@ -123,6 +123,9 @@ class ModelConfig:
         )
 
 
+MAX_SCALE = 1e6  # of guidance and temperature: float32 holds what they are multiplied with
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """How an image is drawn. Defaults as in the paper [P App. F]."""
@@ -150,16 +153,21 @@ class SampleConfig:
     def __post_init__(self) -> None:
         for name in ("guidance", "image_guidance"):
             scale = 0 if (given := getattr(self, name)) is None else given
-            require(0 <= scale < float("inf"), f"{name} {scale}: want a finite number >= 0")
+            require(
+                0 <= scale <= MAX_SCALE,
+                f"{name} {scale}: want a finite number >= 0, at most {MAX_SCALE:g}",
+            )
         require(
-            all(0 <= scale < float("inf") for scale in self.guidance_schedule),
-            f"guidance_schedule {self.guidance_schedule}: want finite numbers >= 0",
+            all(0 <= scale <= MAX_SCALE for scale in self.guidance_schedule),
+            f"guidance_schedule {self.guidance_schedule}: want finite numbers >= 0, at most {MAX_SCALE:g}",
         )
         require(
-            0 < self.temperature < float("inf"),
-            f"temperature {self.temperature}: want > 0 (top-k 1 is greedy)",
+            1 / MAX_SCALE <= self.temperature <= MAX_SCALE,
+            f"temperature {self.temperature}: want > 0, {1 / MAX_SCALE:g} to {MAX_SCALE:g} (top-k 1 is greedy)",
         )
-        require(self.image_top_k >= 1 and self.text_top_k >= 1, "top-k must be at least 1")
+        for name in ("image_top_k", "text_top_k"):
+            top_k = getattr(self, name)
+            require(1 <= top_k < 2**31, f"{name} {top_k}: top-k must be at least 1, below 2^31")
         require(0 < self.image_top_p <= 1, f"image_top_p {self.image_top_p}: want > 0, at most 1")
         require(0 <= self.image_min_p < 1, f"image_min_p {self.image_min_p}: want >= 0, below 1")
         require(1 <= self.window <= 1024, f"window {self.window}: want 1 to 1024 tokens")

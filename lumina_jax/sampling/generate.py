@@ -101,7 +101,7 @@ def batch_limit(
     ways = batch_ways(layout)
     room = num_devices * CACHE_BYTES // cache_bytes(config, num_streams, num_slots)
     fitting = min(max(ways, room), MAX_BATCH * ways)
-    return 1 << (fitting.bit_length() - 1)
+    return (1 << ((fitting // ways).bit_length() - 1)) * ways
 
 
 def _prepare(

@@ -54,7 +54,7 @@ def weight_formats(config: TransformerConfig, layout: Layout | None = None) -> A
     """
     letters = param_letters(replace(config, scan_layers=False))
     if layout is None:
-        device = jax.devices()[0]
+        device = jax.local_devices()[0]
         places = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(device), letters)
     else:
         device = layout.mesh.devices.flat[0]
@@ -79,7 +79,7 @@ def place_weights(
     cast = jax.tree.map(
         partial(_cast, dtype=config.compute_dtype, donate=donate), params, is_leaf=is_stored
     )
-    if layout is None and jax.devices()[0].platform != "tpu":
+    if layout is None and jax.local_devices()[0].platform != "tpu":
         return jax.tree.map(jnp.asarray, cast)
     return jax.tree.map(partial(_put, donate=donate), weight_formats(config, layout), cast)
 

@@ -24,7 +24,12 @@ FLUSH_SECONDS = 10.0  # between two writings of the lines in a bucket, where not
 
 
 def origin(
-    prompt: str, size: tuple[int, int], seed: int, settings: SampleConfig, checkpoint: str
+    prompt: str,
+    size: tuple[int, int],
+    seed: int,
+    settings: SampleConfig,
+    checkpoint: str,
+    precision: str | None,
 ) -> dict[str, Any]:
     """What an image depends on, as its line tells it."""
     return {
@@ -33,6 +38,7 @@ def origin(
         "seed": seed,
         "settings": config_to_dict(settings),
         "checkpoint": checkpoint,
+        "precision": precision,
     }
 
 
@@ -87,7 +93,7 @@ class ImageFolder:
         size, settings = image.size, image.settings
         record = {
             "file": name,
-            **origin(image.prompt, size, image.seed, settings, image.checkpoint),
+            **origin(image.prompt, size, image.seed, settings, image.checkpoint, image.precision),
             "sha256": hashlib.sha256(content).hexdigest(),
             **notes,
         }

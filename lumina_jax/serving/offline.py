@@ -87,7 +87,8 @@ def paint_lines(
             ) from error
         finally:
             images.flush()
-        _wait_for_all("end")
+        if not stopped():  # a host that is told to go does not wait for the others
+            _wait_for_all("end")
         return Painted(len(images.finished), len(share), stopped())
 
 
@@ -148,7 +149,8 @@ def _origin(model: Lumina, line: PromptLine, settings: SampleConfig) -> dict[str
     request = _request(model, line, settings)
     assert request.settings is not None
     size = request.width_px, request.height_px
-    return origin(line.prompt, size, line.seed, request.settings, model.checkpoint)
+    made_by = model.checkpoint, model.precision
+    return origin(line.prompt, size, line.seed, request.settings, *made_by)
 
 
 def _wait_for_all(name: str) -> None:

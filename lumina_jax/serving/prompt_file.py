@@ -8,13 +8,14 @@ Only the prompt is wanted; what a line leaves out comes from the command line, t
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lumina_jax.config import SampleConfig
 from lumina_jax.dims import pick
 from lumina_jax.image_files import picture_name
+from lumina_jax.painting import override
 from lumina_jax.paths import as_path
 from lumina_jax.unirep.grid import parse_size
 
@@ -43,7 +44,7 @@ class PromptLine:
 
     def settings(self, base: SampleConfig) -> SampleConfig:
         """`base` with what the line gives; ValueError of one line for a value that cannot be."""
-        return replace(base, **self.given)
+        return override(base, self.given)
 
 
 def read_prompts(path: str | Path, defaults: Mapping[str, Any] | None = None) -> list[PromptLine]:
@@ -149,7 +150,10 @@ def _check_names(path: Path, lines: Sequence[PromptLine]) -> None:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    try:
+        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair: no text
+        return False
 
 
 def _is_whole(value: Any) -> bool:
@@ -166,7 +170,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return _is_whole(value) or (
+    return (_is_whole(value) and len(str(value)) <= 100) or (
         isinstance(value, str)
         and re.fullmatch(r"\w[\w.-]*", value) is not None
         and len(value.encode()) <= 100

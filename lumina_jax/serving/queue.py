@@ -24,7 +24,7 @@ import numpy as np
 from lumina_jax.config import SampleConfig
 from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.lumina import Lumina
-from lumina_jax.sampling.batch import Job, Network, Request
+from lumina_jax.sampling.batch import Job, Network, Request, round_up
 from lumina_jax.sampling.generate import batch_limit, finish, network_of, prepare
 from lumina_jax.sampling.jacobi import Sizes, Slots
 from lumina_jax.serving.slots import (
@@ -35,6 +35,7 @@ from lumina_jax.serving.slots import (
     with_decoder_of,
 )
 from lumina_jax.serving.ticket import OnRow, Ticket
+from lumina_jax.sharding import batch_ways
 
 MAX_WAITING = 256  # requests that wait for a slot, unless a queue is told otherwise
 
@@ -75,7 +76,8 @@ class Queue:
         self.rule = rule_of(self.settings)
         self.sizes = sizes or queue_sizes(model, self.settings)
         transformer = model.config.transformer
-        self.num_slots = num_slots or batch_limit(transformer, self.sizes.num_slots, 2)
+        limit = batch_limit(transformer, self.sizes.num_slots, 2, model.layout)
+        self.num_slots = round_up(num_slots or limit, batch_ways(model.layout))
         self._devices: list[Any] = list(devices) if devices else [None]
         self._network = network_of(model.loaded)
         self._networks = [_on_device(self._network, device) for device in self._devices]

@@ -96,6 +96,17 @@ def test_folder_that_holds_something_is_refused_without_resume(paint, whole) -> 
         paint(whole)
 
 
+def test_images_of_another_precision_are_drawn_anew(
+    paint, whole, small_lumina, tmp_path, monkeypatch
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(whole, folder)
+    monkeypatch.setattr(small_lumina, "precision", "float32")
+    assert paint(folder, resume=True) == (5, 5, 0)
+    assert {line["precision"] for line in lines_of(folder).values()} == {"float32"}
+    assert {line["precision"] for line in lines_of(whole).values()} == {None}
+
+
 def _torn(folder: Path) -> None:
     log = folder / "images.jsonl"
     log.write_bytes(log.read_bytes()[:-30])
