@@ -15,11 +15,12 @@ import json
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from lumina_jax.cli import parse_arguments, run_main
+from lumina_jax.config import SampleConfig
 
 if TYPE_CHECKING:
     from lumina_jax.generated_image import GeneratedImage
@@ -56,6 +57,7 @@ class Options:
     # sequential; several codes a pass: jacobi (the same codes), coupled (the same law), staggered (lossy: another law)
     decoder: str | None = None
     window: int | None = None  # tokens a pass of jacobi and coupled; default: the model's own
+    drafts: str | None = None  # their first guesses: above (the code above) or uniform
     branches: tuple[int, ...] | None = (
         None  # depths of second guesses beside their window: 1 1 1 2 2 3
     )
@@ -82,6 +84,7 @@ class Options:
 def main(arguments: list[str] | None = None) -> None:
     """Check everything that can be checked, then load, paint and save."""
     options = parse_arguments(Options, arguments, prog="sample.py")
+    decoding(options)  # before anything is read or made
     if options.prompts is not None:
         paint_file(options, options.prompts)
         return
@@ -94,18 +97,28 @@ def main(arguments: list[str] | None = None) -> None:
         print(image.save(path))
 
 
-def load(options: Options) -> "Lumina":
-    """The model, with the decoder and the window that are asked for."""
+def decoding(options: Options) -> dict[str, Any]:
+    """The fields of SampleConfig that say how to decode, as far as they are named; ValueError for what cannot be."""
     from lumina_jax.dims import pick
-    from lumina_jax.lumina import Lumina
     from lumina_jax.sampling import DECODERS
+    from lumina_jax.sampling.drafts import DRAFTS
 
-    names = ("decoder", "window", "branches", "lag")
+    names = ("decoder", "window", "drafts", "branches", "lag")
     given = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
-    if options.decoder is not None:
-        pick(DECODERS, options.decoder, "decoder")
-    model = Lumina.load(options.checkpoint, choose_layout(options), precision=options.precision)
+    pick(DECODERS, given.get("decoder", "sequential"), "decoder")
+    pick(DRAFTS, given.get("drafts", "above"), "draft")
+    SampleConfig(**given)
+    return given
+
+
+def load(options: Options) -> "Lumina":
+    """The model, with the decoder that is asked for."""
+    from lumina_jax.lumina import Lumina
+
+    given = decoding(options)
+    layout = choose_layout(options)
+    model = Lumina.load(options.checkpoint, layout, precision=options.precision)
     model.settings = replace(model.settings, **given)
     return model
 
@@ -155,6 +168,7 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
 
     if options.contact_sheet is not None:
         check_png_path(options.contact_sheet)
+    check_pictures(options)
     if not options.prompt:
         if options.contact_sheet is None:
             raise ValueError('no prompt: say what to paint, --prompt "a red dome"')
@@ -163,7 +177,6 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
         return [(prompt, size) for prompt, size in DEFAULT_REQUESTS], []
     if any(not prompt.strip() for prompt in options.prompt):
         raise ValueError('empty prompt: say what to paint, --prompt "a red dome"')
-    check_pictures(options)
     requests = [(prompt, parse_size(options.size)) for prompt in options.prompt]
     if options.out.suffix.lower() == ".png":
         if len(requests) > 1:
@@ -182,6 +195,8 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
 
 def check_pictures(options: Options) -> None:
     """ValueError of one line unless the pictures to paint in belong together."""
+    if (options.outpaint or options.inpaint or options.mask) and not options.prompt:
+        raise ValueError('--outpaint and --inpaint: say what to paint, --prompt "a red dome"')
     if options.outpaint is not None and options.inpaint is not None:
         raise ValueError("--outpaint and --inpaint: one of them at a time")
     if options.outpaint is not None and options.size is None:

@@ -83,8 +83,9 @@ def override(settings: SampleConfig, named: Mapping[str, Any]) -> SampleConfig:
     given = {pick(fields, name, "setting"): v for name, v in named.items() if v is not None}
     if "guidance" in given:
         given.setdefault("guidance_schedule", ())
-    if "guidance_schedule" in given:
-        given["guidance_schedule"] = tuple(float(scale) for scale in given["guidance_schedule"])
+    for name, kind in (("guidance_schedule", float), ("branches", int)):
+        if name in given:
+            given[name] = tuple(map(kind, given[name]))
     return replace(settings, **given)
 
 

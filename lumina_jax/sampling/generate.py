@@ -173,7 +173,8 @@ def _group_of(job: Job) -> tuple:
 
 def _limit(model: "LoadedModel", jobs: Sequence[Job]) -> int:
     total = max(job.num_tokens for job in jobs)
-    num_slots = round_up(total + jobs[0].settings.window, SLOT_BUCKET)
+    settings = jobs[0].settings
+    num_slots = round_up(total + settings.window + len(settings.branches), SLOT_BUCKET)
     num_streams = len(jobs[0].contexts)
     return batch_limit(model.config.transformer, num_slots, num_streams, model.layout)
 

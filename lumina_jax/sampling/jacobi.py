@@ -53,16 +53,18 @@ class Slots:
         sizes: Sizes,
         policy: Policy,
         device: Any = None,
+        whole_policy: bool = False,
     ):
         """Empty slots; `policy` has the shape of theirs, its values are placeholders.
 
-        `device`: where the weights of `network` are and the state shall be; None: where JAX puts it.
+        `device`: where the weights of `network` are and the state shall be; None: where JAX puts it. `whole_policy`:
+        the policies have every array (`make_policy`), so that requests with any settings come into these slots.
         """
         self._network, self._sizes = network, sizes
         self._program = Program(network.config, network.codes, rule, network.layout)
         state = empty_state(self._program, policy, sizes.num_slots, sizes.num_tokens)
         self._state = state if device is None else jax.device_put(state, device)
-        self._whole_policy = policy.top_p is not None
+        self._whole_policy = whole_policy
         self._jobs: list[Job | None] = [None] * len(policy.seed)
         self._read: list[list[bytes] | None] = [None] * len(self._jobs)  # contexts in the cache
         self._told = [0] * len(self._jobs)
@@ -150,13 +152,18 @@ def decode(network: Network, jobs: Sequence[Job], limit: int, accept: Accept) ->
 def sizes_of(jobs: Sequence[Job], rule: Rule) -> Sizes:
     """The smallest padded sizes that take all of these jobs."""
     longest = max(len(context) for job in jobs for context in job.contexts)
-    return padded_sizes(longest, max(len(job.plan.sentence) for job in jobs), rule)
+    num_tokens = max(len(job.plan.sentence) for job in jobs)
+    # Given codes at the beginning are part of the context and of the sentence.
+    return padded_sizes(longest, num_tokens, rule, max(job.num_tokens for job in jobs))
 
 
-def padded_sizes(context_length: int, sentence_length: int, rule: Rule) -> Sizes:
-    """The smallest padded sizes for contexts and image sentences of up to so many tokens."""
-    num_tokens = sentence_length + rule.window + len(rule.branches)
-    num_slots = max(context_length + num_tokens, round_up(context_length, CHUNK))
+def padded_sizes(
+    context_length: int, sentence_length: int, rule: Rule, total: int | None = None
+) -> Sizes:
+    """The smallest padded sizes for contexts and image sentences of up to so many tokens; `total`: both together."""
+    beyond = rule.window + len(rule.branches)
+    num_tokens, total = sentence_length + beyond, total or context_length + sentence_length
+    num_slots = max(total + beyond, round_up(context_length, CHUNK))
     return Sizes(
         round_up(num_slots, SLOT_BUCKET),
         round_up(context_length, CHUNK),

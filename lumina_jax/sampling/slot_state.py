@@ -19,7 +19,7 @@ from lumina_jax.sampling.guidance import guide_rows
 from lumina_jax.sampling.placement import sharded_cache
 from lumina_jax.sampling.policy import Policy, log_weights, scales_at
 from lumina_jax.sampling.rules import Rule
-from lumina_jax.sharding import Layout
+from lumina_jax.sharding import Layout, batch_ways
 
 CHUNK = 32  # tokens of a context that go through the model at once
 
@@ -94,13 +94,13 @@ def empty_state(program: Program, policy: Policy, num_slots: int, num_tokens: in
 def admit(params: Any, state: State, slot: Array, arrival: Arrival, program: Program) -> State:
     """Put a request into a slot: its context through the model, CHUNK tokens at a time, and all else beside it."""
     num_streams = len(arrival.contexts)
+    # The rows of one request are whole on every device where the batch axes cannot split them.
+    layout = None if num_streams % batch_ways(program.layout) else program.layout
 
     def read_chunk(index: Array, carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
         cache, summary = carry
         ids = jax.lax.dynamic_slice_in_dim(arrival.contexts, index * CHUNK, CHUNK, axis=1)
-        hidden, cache = hidden_states(
-            params, program.transformer, ids, cache=cache, layout=program.layout
-        )
+        hidden, cache = hidden_states(params, program.transformer, ids, cache=cache, layout=layout)
         assert cache is not None
         place = (arrival.lengths - 1 - index * CHUNK)[:, None]
         last = jnp.take_along_axis(hidden, jnp.clip(place, 0, CHUNK - 1)[..., None], axis=1)[:, 0]

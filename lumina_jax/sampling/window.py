@@ -55,8 +55,9 @@ def one_pass(params: Any, state: State, program: Program) -> State:
     window, depths = jnp.arange(rule.window), jnp.array(rule.branches, jnp.int32)
     at = sentence.place[:, None] + jnp.concatenate([window, depths])  # the tokens to predict
     forced = jnp.take_along_axis(sentence.table, at, axis=1)
-    noise = positional_noise(state.policy.seed, at, num_codes)
-    guess = _guess(state, at[:, : rule.window], noise[:, : rule.window], program)
+    chain_noise = positional_noise(state.policy.seed, at[:, : rule.window], num_codes)
+    guess = _guess(state, at[:, : rule.window], chain_noise, program)
+    noise = _beside(chain_noise, rule)
     free = forced == FREE
     guessed_ids = jnp.where(free, _beside(guess.codes, rule) + first_code_id, forced)
 

@@ -69,7 +69,7 @@ def empty_slots(
     placeholders = [SampleConfig(**guidance)] * num_slots
     schedule = np.ones((num_slots, sizes.num_tokens)) if num_streams > 1 else None
     policy = make_policy(placeholders, [0] * num_slots, schedule=schedule, whole=True)
-    return Slots(network, rule, sizes, policy, device)
+    return Slots(network, rule, sizes, policy, device, whole_policy=True)
 
 
 def check_fit(job: Job, sizes: Sizes, rule: Rule) -> None:
@@ -81,10 +81,10 @@ def check_fit(job: Job, sizes: Sizes, rule: Rule) -> None:
             f"size {request.width_px}x{request.height_px}: {len(job.plan.sentence)} tokens, this queue paints at most "
             f"{sizes.num_tokens - beyond}; ask for a smaller image"
         )
-    room = min(sizes.context_length, sizes.num_slots - len(job.plan.sentence) - beyond)
-    if longest > room:
+    over = max(longest - sizes.context_length, job.num_tokens + beyond - sizes.num_slots)
+    if over > 0:
         lead = len(job.plan.lead)
         raise ValueError(
-            f"prompt of {len(request.prompt_ids)} tokens: this queue reads at most {room - lead} before an image of "
-            f"{request.width_px}x{request.height_px} px; shorten it"
+            f"prompt of {longest - lead} tokens and {lead} given ones of an image of {request.width_px}x"
+            f"{request.height_px} px: {over} more than this queue reads; shorten it or make a queue for longer ones"
         )

@@ -91,7 +91,11 @@ def p_value(counts: np.ndarray, law: np.ndarray) -> float:
     return float(chisquare(*joined).pvalue)
 
 
-RULES = [Rule("coupled", 4, "uniform"), Rule("coupled", 3, "above"), Rule("tied", 4, "above")]
+RULES = [
+    Rule("coupled", 4, "uniform", (1, 1, 2, 3)),
+    Rule("coupled", 3, "above"),
+    Rule("tied", 4, "above", (1, 2)),
+]
 
 
 @pytest.mark.parametrize(
@@ -133,4 +137,19 @@ def test_chi_square_refuses_a_broken_rule(monkeypatch, broken) -> None:
     params["embed"]["table"] = 40 * params["embed"]["table"]
     monkeypatch.setattr(window, "draw_coupled", broken)
     counts = draw_many(params, config, Rule("coupled", 4, "uniform"))
+    assert p_value(counts, exact_law(params, config)) < 1e-9
+
+
+def test_chi_square_refuses_a_branch_in_a_wrong_place(monkeypatch) -> None:
+    config = config_of("float32")
+    params = init_params(config, jax.random.key(1))
+    params["head"]["table"] = 40 * params["head"]["table"]
+    params["embed"]["table"] = 40 * params["embed"]["table"]
+
+    def any_depth(right, decided, codes, depths):
+        return true_hit(right, decided, codes, (1,) * len(depths))
+
+    true_hit = window.find_hit
+    monkeypatch.setattr(window, "find_hit", any_depth)
+    counts = draw_many(params, config, Rule("coupled", 4, "uniform", (3, 2)))
     assert p_value(counts, exact_law(params, config)) < 1e-9

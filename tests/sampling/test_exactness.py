@@ -36,6 +36,7 @@ def random_requests(
             temperature=float(rng.uniform(0.5, 1.2)),
             image_top_k=int(rng.integers(1, 400)),
             window=WINDOWS[index % len(WINDOWS)],
+            branches=(1, 1, 2) if WINDOWS[index % len(WINDOWS)] in (5, 16) else (),
         )
         prompt = prompt_ids(str(rng.choice(TEXTS)), lumina.tokenizer)
         size, seed = sizes[rng.integers(len(sizes))], int(rng.integers(2**31))
@@ -59,6 +60,8 @@ def gap(
     ]
     scale = settings.guidance if len(streams) > 1 else 1.0
     guided = streams[-1] + scale * (streams[0] - streams[-1])
+    dropped = np.argsort(-guided, kind="stable")[settings.image_top_k :]
+    guided[dropped] = -np.inf
     noise = gumbel_noise(np.array([request.seed]), np.int32(place), vocab.num_codes)[0]
     second, first = np.sort(guided / settings.temperature + np.asarray(noise))[-2:]
     return float(first - second)

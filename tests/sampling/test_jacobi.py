@@ -60,6 +60,31 @@ def test_tied_window_draws_the_sequential_codes_in_fewer_passes(
     assert sum(passes.values()) < 0.8 * sum(result.codes.size for result in results)
 
 
+def test_branches_draw_the_sequential_codes_in_no_more_passes(small_lumina, sequential) -> None:
+    _, alone = draw(small_lumina, SETTINGS)
+    results, passes = draw(small_lumina, replace(SETTINGS, branches=(1, 1, 2, 3)))
+    for one, other in zip(results, sequential, strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+    assert sum(passes.values()) < sum(alone.values())
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"image_top_p": 0.7},
+        {"image_top_p": 0.7, "image_min_p": 0.05, "guidance_schedule": (3.0, 1.5)},
+    ],
+    ids=["top-p", "all"],
+)
+def test_cuts_of_the_law_hold_in_windows(small_lumina, cut: dict) -> None:
+    settings = replace(SETTINGS, window=3, **cut)
+    requests = [replace(each, settings=None) for each in requests_of(small_lumina, settings)[:3]]
+    windowed = generate(small_lumina.loaded, requests, settings)
+    plain = generate(small_lumina.loaded, requests, replace(settings, decoder="sequential"))
+    for one, other in zip(windowed, plain, strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+
+
 def test_window_of_1_draws_the_sequential_codes_a_token_a_pass(small_lumina, sequential) -> None:
     results, passes = draw(small_lumina, replace(SETTINGS, window=1))
     for index, (one, other) in enumerate(zip(results, sequential, strict=True)):

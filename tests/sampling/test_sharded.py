@@ -63,7 +63,9 @@ def on_mesh(lumina: Lumina, mesh: str) -> Lumina:
     return Lumina(lumina.config, *parts, layout=layout_of(mesh))
 
 
-def gap_of_the_draw(lumina: Lumina, request: Request, ids: np.ndarray, place: int) -> float:
+def gap_of_the_draw(
+    lumina: Lumina, request: Request, ids: np.ndarray, place: int, settings: SampleConfig = DRAWN
+) -> float:
     """Between the two best perturbed logits of token `place` of the sentence `ids`, by full forwards."""
     vocab = lumina.tokenizer.vocab
     first = vocab.first_code_id
@@ -73,28 +75,40 @@ def gap_of_the_draw(lumina: Lumina, request: Request, ids: np.ndarray, place: in
         before = jnp.concatenate([context, ids[:place]]).astype(jnp.int32)
         streams.append(forward(lumina.params, lumina.config.transformer, before[None])[0])
     full, none = (np.asarray(logits)[0, -1, codes] for logits in streams)
-    logits = none + DRAWN.guidance * (full - none)
+    logits = none + settings.guidance * (full - none)
     kept = keep_top_k(jnp.asarray(logits)[None], jnp.array([DRAWN.image_top_k]))[0]
     noise = gumbel_noise(jnp.array([request.seed]), jnp.int32(place), len(logits))[0]
     best = np.sort(np.where(kept, logits / DRAWN.temperature + noise, -np.inf))
     return float(best[-1] - best[-2])
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_sharded_equals_single(wide, mesh: str) -> None:
+WINDOW = replace(DRAWN, decoder="jacobi", window=4, branches=(1, 2))
+CASES = [
+    *((mesh, DRAWN) for mesh in MESHES),
+    ("data=2,tensor=4", WINDOW),
+    (
+        "data=2,tensor=4",
+        replace(WINDOW, guidance=1.0),
+    ),  # one row a request, which two devices cannot split
+]
+
+
+@pytest.mark.parametrize(("mesh", "settings"), CASES)
+def test_sharded_equals_single(wide, mesh: str, settings: SampleConfig) -> None:
     """Token for token up to near ties, which are counted; a request is compared up to its first."""
     prompts = ["a red star", "a large purple circle, please.", "a star", "It is green."]
     ids = [prompt_ids(text, wide.tokenizer) for text in prompts]
     requests = [Request(each, 128, 96, seed=seed) for seed, each in enumerate(ids)]
-    want = generate(wide.loaded, requests, DRAWN)
-    got = generate(on_mesh(wide, mesh).loaded, requests, DRAWN)
+    want = generate(wide.loaded, requests, settings)
+    got = generate(on_mesh(wide, mesh).loaded, requests, settings)
     compared, near_ties = 0, 0
     for request, single, sharded in zip(requests, want, got, strict=True):
         differing = np.flatnonzero(single.ids != sharded.ids)
         compared += differing[0] if len(differing) else len(single.ids)
         if len(differing):
             near_ties += 1
-            assert gap_of_the_draw(wide, request, single.ids, int(differing[0])) <= NEAR_TIE
+            place = int(differing[0])
+            assert gap_of_the_draw(wide, request, single.ids, place, settings) <= NEAR_TIE
     assert near_ties <= MAX_NEAR_TIES * compared
 
 
