@@ -140,16 +140,17 @@ def test_chi_square_refuses_a_broken_rule(monkeypatch, broken) -> None:
     assert p_value(counts, exact_law(params, config)) < 1e-9
 
 
-def test_chi_square_refuses_a_branch_in_a_wrong_place(monkeypatch) -> None:
+def test_chi_square_refuses_what_follows_another_branch(monkeypatch) -> None:
     config = config_of("float32")
     params = init_params(config, jax.random.key(1))
     params["head"]["table"] = 40 * params["head"]["table"]
     params["embed"]["table"] = 40 * params["embed"]["table"]
 
-    def any_depth(right, decided, codes, depths):
-        return true_hit(right, decided, codes, (1,) * len(depths))
+    def always_the_first(right, decided, codes, depths):
+        hit = true_hit(right, decided, codes, depths)
+        return hit._replace(index=0 * hit.index)
 
     true_hit = window.find_hit
-    monkeypatch.setattr(window, "find_hit", any_depth)
-    counts = draw_many(params, config, Rule("coupled", 4, "uniform", (3, 2)))
+    monkeypatch.setattr(window, "find_hit", always_the_first)
+    counts = draw_many(params, config, Rule("coupled", 4, "uniform", (1, 1)))
     assert p_value(counts, exact_law(params, config)) < 1e-9
