@@ -30,15 +30,19 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.model.params import abstract_params
 from lumina_jax.model.presets import PRESETS
 from lumina_jax.ops.cache import init_cache
+from lumina_jax.sampling import slot_state
 from lumina_jax.sampling.placement import cache_shardings, weight_formats, weight_shardings
 from lumina_jax.sampling.policy import Policy
+from lumina_jax.sampling.rules import Rule
 from lumina_jax.sampling.sequential import WINDOW, Program, draw_run, fill_cache, inference_config
+from lumina_jax.sampling.window import advance
 from lumina_jax.sharding import Layout, replicated
 
 MAX_TEMPORARY_GIB = 0.15
 MAX_SHARE = 0.9  # of a chip's memory
 GIB = 2**30
 CODES = (4, 8192)  # (first id, how many) of Chameleon
+JACOBI_WINDOW = 64
 NUM_CODES = 48 * 48  # of an image of 768x768 px
 
 
@@ -47,7 +51,7 @@ class Options:
     """What to compile, and for what."""
 
     targets: tuple[str, ...] = tuple(TARGETS)
-    programs: tuple[str, ...] = ("prefill", "draw_run")
+    programs: tuple[str, ...] = ("prefill", "draw_run", "advance")
     num_slots: int = 2432  # T: a prompt and 768x768 px
     prefill_length: int = 64
     text: str = ""  # a folder to write the compiled programs' HLO to
@@ -86,14 +90,40 @@ def lower_prefill(setup: Setup) -> Any:
 def lower_draw_run(setup: Setup) -> Any:
     """One row of codes of one guided image by the sequential decoder."""
     program = Program(setup.config, setup.codes, 128, setup.layout)
-    head = setup.params["head"]["table"]
-    rows = jax.ShapeDtypeStruct((setup.codes[1], head.shape[1]), head.dtype, sharding=head.sharding)
-    params = {**setup.params, "head": {"table": rows}}
     real: Any = jax.ShapeDtypeStruct((1,), jnp.float32, sharding=replicated(setup.layout))
     scale: Any = jax.ShapeDtypeStruct((1, 1), jnp.float32, sharding=replicated(setup.layout))
     policy = Policy(_int32(setup, 1), real, _int32(setup, 1), scale)
     window, place = _int32(setup, 2, WINDOW), _int32(setup, 3)
-    return draw_run.lower(params, setup.cache, window, place, policy, program)
+    args = _with_code_head(setup), setup.cache, window, place, policy
+    return draw_run.lower(*args, program)
+
+
+def lower_advance(setup: Setup) -> Any:
+    """Passes of one guided image by the decoder "jacobi"."""
+    rule = Rule("tied", JACOBI_WINDOW, "above")
+    program = slot_state.Program(setup.config, setup.codes, rule, setup.layout)
+    num_slots = setup.cache.keys[0].shape[2]
+
+    def empty() -> slot_state.State:
+        ones = jnp.ones(1)
+        policy = Policy(jnp.zeros(1, jnp.int32), ones, jnp.zeros(1, jnp.int32), ones[:, None])
+        state = slot_state.empty_state(program, policy, num_slots, num_slots)
+        return state._replace(cache=None)  # type: ignore[arg-type]
+
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=replicated(setup.layout)
+        ),
+        jax.eval_shape(empty),
+    )
+    state = state._replace(cache=setup.cache)
+    return advance.lower(_with_code_head(setup), state, _int32(setup), program)
+
+
+def _with_code_head(setup: Setup) -> Any:
+    head = setup.params["head"]["table"]
+    rows = jax.ShapeDtypeStruct((setup.codes[1], head.shape[1]), head.dtype, sharding=head.sharding)
+    return {**setup.params, "head": {"table": rows}}
 
 
 PROGRAMS = {
@@ -101,6 +131,7 @@ PROGRAMS = {
     "prefill": Case(lower_prefill, 64, lambda layers: layers - 1, writes_cache=False),
     # a pass for the first code, a pass in the loop
     "draw_run": Case(lower_draw_run, 1, lambda layers: 2 * layers),
+    "advance": Case(lower_advance, JACOBI_WINDOW, lambda layers: layers),
 }
 
 
