@@ -67,7 +67,15 @@ def controlled(request_for, shift: int = 0) -> list[Request]:
     ]
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+# "staggered" takes no given codes; the windows of "coupled" are those of "jacobi".
+TAKES_GIVEN = [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "coupled" else [])
+    for name in DECODERS
+    if name != "staggered"
+]
+
+
+@pytest.mark.parametrize("decoder", TAKES_GIVEN)
 def test_controlled_row_equals_the_same_request_alone(small_lumina, request_for, decoder) -> None:
     settings = replace(SCHEDULED, decoder=decoder, window=4)
     requests = controlled(request_for)
@@ -80,7 +88,7 @@ def test_controlled_row_equals_the_same_request_alone(small_lumina, request_for,
             np.testing.assert_array_equal(result.codes[stands], request.given[stands])
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", TAKES_GIVEN)
 def test_new_values_of_controls_compile_nothing(small_lumina, request_for, decoder) -> None:
     settings = replace(SCHEDULED, decoder=decoder, window=4)
     programs = (sequential.draw_run, sequential.fill_cache, slot_state.admit, window.advance)
@@ -91,7 +99,7 @@ def test_new_values_of_controls_compile_nothing(small_lumina, request_for, decod
     assert [program._cache_size() for program in programs] == compiled
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", TAKES_GIVEN)
 def test_constant_schedule_equals_constant_guidance(small_lumina, request_for, decoder) -> None:
     constant = replace(SCHEDULED, decoder=decoder, window=4, guidance_schedule=(), guidance=2.7)
     scheduled = replace(constant, guidance_schedule=(2.7, 2.7), guidance=9.0)
@@ -111,7 +119,7 @@ def test_schedule_of_ones_equals_no_guidance(small_lumina, request_for) -> None:
         np.testing.assert_array_equal(one.ids, other.ids)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", TAKES_GIVEN)
 def test_progress_tells_given_codes_with_the_drawn_ones(small_lumina, request_for, decoder) -> None:
     settings, seen = replace(SCHEDULED, decoder=decoder, window=4), []
     lower = np.where(np.arange(24) < 9, FREE, np.arange(24)).reshape(4, 6)
