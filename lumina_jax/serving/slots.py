@@ -85,6 +85,6 @@ def check_fit(job: Job, sizes: Sizes, rule: Rule) -> None:
     if over > 0:
         lead = len(job.plan.lead)
         raise ValueError(
-            f"prompt of {longest - lead} tokens and {lead} given ones of an image of {request.width_px}x"
-            f"{request.height_px} px: {over} more than this queue reads; shorten it or make a queue for longer ones"
+            f"prompt of {longest - lead} tokens, then {lead} that are known of an image of {request.width_px}x"
+            f"{request.height_px} px: {over} more than this queue reads; shorten it, or make a queue for longer ones"
         )

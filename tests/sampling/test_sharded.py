@@ -84,8 +84,13 @@ def gap_of_the_draw(
 
 WINDOW = replace(DRAWN, decoder="jacobi", window=4, branches=(1, 2))
 CASES = [
-    *((mesh, DRAWN) for mesh in MESHES),
-    ("data=2,tensor=4", WINDOW),
+    ("data=2,tensor=4", DRAWN),
+    *(
+        pytest.param(mesh, DRAWN, marks=pytest.mark.slow)
+        for mesh in MESHES
+        if mesh != "data=2,tensor=4"
+    ),
+    pytest.param("data=2,tensor=4", WINDOW, marks=pytest.mark.slow),
     (
         "data=2,tensor=4",
         replace(WINDOW, guidance=1.0),
@@ -112,6 +117,7 @@ def test_sharded_equals_single(wide, mesh: str, settings: SampleConfig) -> None:
     assert near_ties <= MAX_NEAR_TIES * compared
 
 
+@pytest.mark.slow
 def test_gap_of_the_draw_is_that_of_the_drawn_code(wide) -> None:
     """Most draws are no near ties: a mismatch there would be a mistake, and would be seen."""
     request = Request(prompt_ids("a red star", wide.tokenizer), 32, 32, seed=5)

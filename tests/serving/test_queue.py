@@ -247,7 +247,7 @@ def test_request_that_cannot_fit_is_refused_in_one_line(make_queue, small_lumina
     queue = make_queue()
     refused = {
         "paints at most": small_lumina.request("a", (128, 128), 0),
-        "reads at most": small_lumina.request("a red star, please. " * 20, SMALL, 0),
+        "more than this queue reads": small_lumina.request("a red star, please. " * 20, SMALL, 0),
         "want grammar 'exact'": small_lumina.request(
             "a", SMALL, 0, SampleConfig(grammar="original")
         ),

@@ -30,7 +30,7 @@ MESHES = {
     "fsdp": (("fsdp", 8),),
     "tensor": (("tensor", 2),),
     "data_fsdp": (("data", 2), ("fsdp", 4)),
-    "data_tensor": (("data", 2), ("tensor", 4)),
+    "data_tensor": (("data", 4), ("tensor", 2)),
     "fsdp_tensor": (("fsdp", 4), ("tensor", 2)),
     "data_fsdp_tensor": (("data", 2), ("fsdp", 2), ("tensor", 2)),
 }
