@@ -13,7 +13,7 @@ from lumina_jax.sampling.policy import gumbel_noise
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.grid import crop_sizes
 
-WINDOWS = (2, 3, 5, 8, 16)
+WINDOWS = (2, 5, 16)
 TEXTS = [
     "a red dome",
     "three blue rings left of a cube",
