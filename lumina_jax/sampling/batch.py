@@ -13,6 +13,7 @@ from lumina_jax.sampling.policy import Policy, make_policy
 from lumina_jax.sharding import Layout, batch_ways
 
 SLOT_BUCKET = 128  # caches are multiples of this, so that similar requests share a program
+SENTENCE_BUCKET = 128  # and tables of image sentences of this
 
 
 class Network(NamedTuple):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.sampling.batch import (
+    SENTENCE_BUCKET,
     SLOT_BUCKET,
     DrawnRow,
     Job,
@@ -31,7 +32,6 @@ from lumina_jax.sampling.slot_state import (
 )
 from lumina_jax.sampling.window import advance
 
-SENTENCE_BUCKET = 128  # tables of sentences are multiples of this
 PASSES = 8  # between two looks at what is finished
 
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from lumina_jax.dims import Array, Float, Int, typed
 from lumina_jax.sampling.drafts import Proposal
-from lumina_jax.sampling.policy import Policy, gumbel_noise, log_weights
+from lumina_jax.sampling.guidance import guide_rows
+from lumina_jax.sampling.policy import Policy, gumbel_noise, log_weights, scales_at
 
 Accept = Literal["tied", "coupled"]
 
@@ -36,6 +37,18 @@ class Rule(NamedTuple):
 def spread(policy: Policy, window: int) -> Policy:
     """The policy of B W positions, W of each request."""
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, window, axis=0), policy)
+
+
+@typed
+def guide_window(
+    logits: Float[Array, "rows W M"], at: Int[Array, "B W"], policy: Policy
+) -> Float[Array, "B W M"]:
+    """The guided logits of W tokens `at` of each request, out of its R rows."""
+    window, num_codes = logits.shape[1:]
+    streams = logits.reshape(-1, policy.num_streams, window, num_codes)
+    rows = streams.swapaxes(1, 2).reshape(-1, num_codes)  # B, W, R
+    scales = scales_at(spread(policy, window), at.reshape(-1))
+    return guide_rows(rows, scales).reshape(-1, window, num_codes)
 
 
 @typed

@@ -94,14 +94,9 @@ def decode(
     for _, group in groupby(sorted(jobs, key=size), key=size):
         members = list(group)
         for first in range(0, len(members), limit):
-            rows = _draw_batch(
-                network, members[first : first + limit], shape, draw_rows or draw_runs
-            )
-            for row in rows:
-                if row.passes is not None:
-                    passes = (count_passes or _count_passes)(members[0])
-                    row = row._replace(passes=passes)
-                yield row
+            runs = draw_rows or draw_runs
+            passes = (count_passes or _count_passes)(members[0])
+            yield from _draw_batch(network, members[first : first + limit], shape, runs, passes)
 
 
 def draw_runs(network: Network, batch: Batch) -> Iterator[Array]:
@@ -204,9 +199,9 @@ def _count_passes(job: Job) -> int:
 
 
 def _draw_batch(
-    network: Network, jobs: Sequence[Job], shape: Shape, draw_rows: DrawRows
+    network: Network, jobs: Sequence[Job], shape: Shape, draw_rows: DrawRows, passes: int
 ) -> Iterator[DrawnRow]:
-    """Draw jobs of one size, filled up with copies of the first."""
+    """Draw jobs of one size in `passes` each, filled up with copies of the first."""
     filled = [*jobs, *[jobs[0]] * (padded_count(len(jobs), network.layout) - len(jobs))]
     contexts = [context for job in filled for context in job.contexts]
     policy = policy_of(filled, shape.num_slots)
@@ -220,7 +215,9 @@ def _draw_batch(
         if run is not None:
             free = plan.sentence[place] == FREE
             codes[:, free] = np.asarray(run)[: len(jobs), : free.sum()]
-        return DrawnRow(indices, row_index, codes, 0 if row_index + 1 == len(plan.runs) else None)
+        return DrawnRow(
+            indices, row_index, codes, passes if row_index + 1 == len(plan.runs) else None
+        )
 
     for row_index in range(num_given):
         yield finished(row_index)

@@ -19,15 +19,14 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.cache import Cache, Scatter
-from lumina_jax.sampling.batch import Job, Network, round_up
-from lumina_jax.sampling.guidance import guide_rows, to_rows
-from lumina_jax.sampling.policy import Policy, draw, scales_at
-from lumina_jax.sampling.rules import spread
+from lumina_jax.sampling.batch import SENTENCE_BUCKET, Job, Network, round_up
+from lumina_jax.sampling.guidance import to_rows
+from lumina_jax.sampling.policy import Policy
+from lumina_jax.sampling.rules import draw_tied, guide_window, positional_noise
 from lumina_jax.sampling.sequential import Batch, read_contexts
 from lumina_jax.sharding import Layout, place_rows
 
 FRONT_BUCKET = 4  # rows of codes that are drawn at once are multiples of this
-SENTENCE_BUCKET = 128
 
 
 class Program(NamedTuple):
@@ -140,11 +139,10 @@ def one_pass(
 
 def _draw(logits: Array, at: Array, policy: Policy) -> Array:
     """Int[B, F] codes from the logits [B R, F, M] of F tokens at `at`."""
-    front, num_codes = logits.shape[1:]
-    streams = logits.reshape(-1, policy.num_streams, front, num_codes)
-    each, places = spread(policy, front), jnp.tile(at, len(streams))
-    rows = streams.swapaxes(1, 2).reshape(-1, num_codes)
-    return draw(guide_rows(rows, scales_at(each, places)), each, places).reshape(-1, front)
+    places = jnp.broadcast_to(at, (len(policy.seed), len(at)))
+    guided = guide_window(logits, places, policy)
+    noise = positional_noise(policy.seed, places, logits.shape[-1])
+    return draw_tied(guided, noise, policy)[0]
 
 
 def _seen(base: Array, rows: Array, index: Array, grid: Grid, num_slots: int) -> Array:

@@ -16,15 +16,14 @@ from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.cache import Cache
 from lumina_jax.sampling.branches import adopt, alternatives, find_hit, scattered
 from lumina_jax.sampling.drafts import DRAFTS, Proposal
-from lumina_jax.sampling.guidance import guide_rows, to_rows
-from lumina_jax.sampling.policy import Policy, scales_at
+from lumina_jax.sampling.guidance import to_rows
 from lumina_jax.sampling.rules import (
     Rule,
     count_decided,
     draw_coupled,
     draw_tied,
+    guide_window,
     positional_noise,
-    spread,
 )
 from lumina_jax.sampling.slot_state import Program, Sentence, State
 from lumina_jax.sharding import place_rows
@@ -62,7 +61,7 @@ def one_pass(params: Any, state: State, program: Program) -> State:
     guessed_ids = jnp.where(free, _beside(guess.codes, rule) + first_code_id, forced)
 
     logits, cache = _forward(params, state, guessed_ids[:, : rule.window], program)
-    guided = _guided(place_rows(logits, program.layout), at, state.policy)
+    guided = guide_window(place_rows(logits, program.layout), at, state.policy)
     drawn, scores = _draw(guided, guess, noise, at, state, program)
     ids = jnp.where(free, drawn.codes + first_code_id, forced)
 
@@ -166,15 +165,6 @@ def _draw(
     drawn = draw_coupled(logits, guess, state.sentence.passes, at, state.policy)
     assert drawn.law is not None
     return drawn, jnp.log(drawn.law)
-
-
-def _guided(logits: Array, at: Array, policy: Policy) -> Array:
-    """[B R, W, M] to [B, W, M]."""
-    window, num_codes = logits.shape[1:]
-    streams = logits.reshape(-1, policy.num_streams, window, num_codes)
-    rows = streams.swapaxes(1, 2).reshape(-1, num_codes)  # B, W, R
-    scales = scales_at(spread(policy, window), at.reshape(-1))
-    return guide_rows(rows, scales).reshape(-1, window, num_codes)
 
 
 def _shifted(law: Array, decided: Array) -> Array:

@@ -35,8 +35,12 @@ def config_of(dtype: str) -> TransformerConfig:
 
 @pytest.fixture(params=["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def model(request) -> tuple:
+    return model_of(request.param)
+
+
+def model_of(dtype: str) -> tuple:
     """Parameters and config of a model whose next token depends much on those before it."""
-    config = config_of(request.param)
+    config = config_of(dtype)
     params = init_params(config, jax.random.key(1))
     params["head"]["table"] = 40 * params["head"]["table"]
     params["embed"]["table"] = 40 * params["embed"]["table"]
@@ -131,20 +135,14 @@ true_draw = window.draw_coupled
 
 @pytest.mark.parametrize("broken", [accept_likelier, redraw_from_all])
 def test_chi_square_refuses_a_broken_rule(monkeypatch, broken) -> None:
-    config = config_of("float32")
-    params = init_params(config, jax.random.key(1))
-    params["head"]["table"] = 40 * params["head"]["table"]
-    params["embed"]["table"] = 40 * params["embed"]["table"]
+    params, config = model_of("float32")
     monkeypatch.setattr(window, "draw_coupled", broken)
     counts = draw_many(params, config, Rule("coupled", 4, "uniform"))
     assert p_value(counts, exact_law(params, config)) < 1e-9
 
 
 def test_chi_square_refuses_what_follows_another_branch(monkeypatch) -> None:
-    config = config_of("float32")
-    params = init_params(config, jax.random.key(1))
-    params["head"]["table"] = 40 * params["head"]["table"]
-    params["embed"]["table"] = 40 * params["embed"]["table"]
+    params, config = model_of("float32")
 
     def always_the_first(right, decided, codes, depths):
         hit = true_hit(right, decided, codes, depths)
