@@ -158,7 +158,7 @@ def measure(
 
 def torch_painter(subject: Subject) -> Any:
     """PyTorch's side of a subject, its logits checked against ours."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from benchmarks.peers.torch_chameleon import Painter
 

@@ -15,9 +15,13 @@ original makes anew for every request in Python loops.
 import inspect
 import math
 
-import torch
-from transformers import ChameleonForConditionalGeneration, DynamicCache, LogitsProcessor
-from transformers import LogitsProcessorList as Processors
+import torch  # pyright: ignore[reportMissingImports]
+from transformers import (  # pyright: ignore[reportMissingImports]
+    ChameleonForConditionalGeneration,
+    DynamicCache,
+    LogitsProcessor,
+)
+from transformers import LogitsProcessorList as Processors  # pyright: ignore[reportMissingImports]
 
 from lumina_jax.config import GridConfig, SampleConfig
 from lumina_jax.unirep.vocab import Vocab

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import (
+import torch  # pyright: ignore[reportMissingImports]
+from transformers import (  # pyright: ignore[reportMissingImports]
     ChameleonConfig,
     ChameleonForConditionalGeneration,
     DynamicCache,
