@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from lumina_jax.cli import parse_arguments, run_main
+from lumina_jax.compile_cache import keep_compiled_programs
 from lumina_jax.config import SampleConfig
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Check everything that can be checked, then load, paint and save."""
     options = parse_arguments(Options, arguments, prog="sample.py")
     decoding(options)  # before anything is read or made
+    keep_compiled_programs()
     if options.prompts is not None:
         paint_file(options, options.prompts)
         return

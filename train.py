@@ -6,6 +6,7 @@ python train.py configs/scenes_quick.py [--workdir DIR] [--init CHECKPOINT] [--t
 import sys
 
 from lumina_jax.cli import describe, parse_run, run_main
+from lumina_jax.compile_cache import keep_compiled_programs
 
 
 def main() -> None:
@@ -17,6 +18,7 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     if options.distributed:
         jax.distributed.initialize()
+    keep_compiled_programs()
     if jax.process_index() == 0:
         print(describe(experiment), flush=True)
     from lumina_jax.evals.hooks import make_on_eval

@@ -43,7 +43,7 @@ from lumina_jax.paths import join
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import Generated, Progress
 from lumina_jax.sampling.given import continued, with_holes
-from lumina_jax.sampling.placement import place_weights
+from lumina_jax.sampling.placement import place_weights, plain_weights
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.sharding import Layout, batch_ways
 from lumina_jax.unirep.conversation import conversation_ids
@@ -119,7 +119,8 @@ class Lumina:
         """12 hex digits that name these weights."""
         if self._digest is not None:
             return self._digest
-        sums = json.dumps(digests_of_leaves(self.loaded.params), sort_keys=True)
+        plain = plain_weights(self.loaded.params)
+        sums = json.dumps(digests_of_leaves(plain), sort_keys=True)
         return hashlib.sha256(sums.encode()).hexdigest()[:12]
 
     def generate(

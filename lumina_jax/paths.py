@@ -124,7 +124,7 @@ def check_writable(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where copies of what lies in buckets are kept: $LUMINA_JAX_CACHE, or ~/.cache/lumina_jax."""
+    """Where copies from buckets and compiled programs are kept: $LUMINA_JAX_CACHE, or ~/.cache/lumina_jax."""
     given = os.environ.get("LUMINA_JAX_CACHE")
     return Path(given).absolute() if given else Path.home() / ".cache" / "lumina_jax"
 

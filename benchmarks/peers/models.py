@@ -16,6 +16,7 @@ from lumina_jax.config import GridConfig, ModelConfig, SampleConfig, Transformer
 from lumina_jax.lumina import Lumina
 from lumina_jax.model.params import abstract_params
 from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.placement import place_weights
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.tasks import text_to_image
 from lumina_jax.unirep.vocab import Vocab
@@ -113,5 +114,6 @@ def _random(name: str, transformer: TransformerConfig, num_codes: int, count: in
     words = rng.integers(vocab.first_size_id + NUM_SIZES, vocab.size, NUM_PROMPT_TOKENS - 2)
     ids = np.concatenate([[vocab.bos_id], words, [vocab.sep_id]])
     config = ModelConfig(transformer, grid=GridConfig(), target_px=SIZE_PX)
-    model = LoadedModel(config, {"transformer": params}, SimpleNamespace(vocab=vocab))
+    placed = {"transformer": place_weights(params, transformer)}  # as `Lumina` does
+    model = LoadedModel(config, placed, SimpleNamespace(vocab=vocab))
     return Subject(name, model, SampleConfig(), requests(ids, count))

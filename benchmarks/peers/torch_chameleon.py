@@ -28,6 +28,7 @@ from lumina_jax.convert.transformer import stored_entries
 from lumina_jax.convert.weights import Leaf, named
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import prepare
+from lumina_jax.sampling.placement import plain_weights
 
 # The encoder that transformers always builds; none of these benchmarks calls it.
 SMALL_VQGAN = {
@@ -46,7 +47,7 @@ def to_torch(model: LoadedModel) -> ChameleonForConditionalGeneration:
     peer = ChameleonForConditionalGeneration(torch_config(config)).eval()
     leaves = {
         name: Leaf(leaf.shape, np.dtype(np.float32), lambda leaf=leaf: np.array(leaf, np.float32))
-        for name, leaf in named(model.params["transformer"])
+        for name, leaf in named(plain_weights(model.params["transformer"]))
     }
     entries = stored_entries("transformers", config, leaves)
     state = {key: torch.from_numpy(np.array(entry.read())) for key, entry in entries.items()}

@@ -52,7 +52,7 @@ def keeper(config: TransformerConfig, name: str | None) -> Keep:
     """
     dtype = with_precision(config, name).compute_dtype
     integers = None if name is None else PRECISIONS[name].weights
-    letters = _letters(replace(config, scan_layers=False)) if integers else {}
+    letters = product_letters(config) if integers else {}
 
     def keep(leaf: str, array: Any) -> Any:
         if is_stored(array):
@@ -65,9 +65,10 @@ def keeper(config: TransformerConfig, name: str | None) -> Keep:
     return keep
 
 
-def _letters(config: TransformerConfig) -> dict[str, str]:
-    """The letters of every weight by its name, without the embedding's: its rows are looked up, not multiplied."""
-    found = jax.tree_util.tree_leaves_with_path(param_letters(config))
+def product_letters(config: TransformerConfig) -> dict[str, str]:
+    """The letters of every unstacked weight by name; the embedding is left out, its rows are only looked up."""
+    unstacked = replace(config, scan_layers=False)
+    found = jax.tree_util.tree_leaves_with_path(param_letters(unstacked))
     names = {leaf_name(path): letters for path, letters in found}
     return {leaf: letters for leaf, letters in names.items() if not leaf.startswith("embed/")}
 

@@ -1,4 +1,4 @@
-"""What decoders ask of a mesh: where weights, cache and rows lie, and how weights lie in an accelerator's memory.
+"""What decoders ask of a machine: where weights, cache and rows lie on a mesh, and how weights lie in memory.
 
 Every decoder, over whatever mesh: `place_weights` once a model, `with_code_head` once a call, `sharded_cache` inside
 the prefill, and `layout` handed to `forward`, whose constraints keep all of it in place.
@@ -16,8 +16,10 @@ from jax.experimental.layout import Layout as MemoryLayout
 from lumina_jax.config import ModelConfig, TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.params import abstract_params, param_letters
+from lumina_jax.model.precision import keep_params, product_letters
+from lumina_jax.model.weights import CONTRACTED
 from lumina_jax.ops.cache import Cache, init_cache
-from lumina_jax.ops.products import is_stored, rows
+from lumina_jax.ops.products import OutputRows, is_stored, rows
 from lumina_jax.sharding import (
     Layout,
     batch_sharding,
@@ -31,6 +33,9 @@ from lumina_jax.vqgan.codec import abstract_vqgan
 # Axes from the slowest to the fastest in memory, of weights that a TPU's compiler would otherwise turn round in every
 # run of the program: 3 GiB of copies for a 7B (docs/benchmarks.md, "Decoding ahead of time").
 TPU_ORDER = {"D N H": (1, 0, 2), "D K H": (1, 0, 2)}
+LARGE = (
+    2**19
+)  # elements from which a CPU gains by `OutputRows`; smaller matrices stay in its own memory
 
 
 def model_shardings(config: ModelConfig, layout: Layout | None) -> dict[str, Any] | None:
@@ -79,9 +84,21 @@ def place_weights(
     cast = jax.tree.map(
         partial(_cast, dtype=config.compute_dtype, donate=donate), params, is_leaf=is_stored
     )
-    if layout is None and jax.local_devices()[0].platform != "tpu":
-        return jax.tree.map(jnp.asarray, cast)
+    platform = jax.local_devices()[0].platform
+    if layout is None and platform != "tpu":
+        placed = jax.tree.map(jnp.asarray, cast)
+        is_turned = platform == "cpu" and config.compute_dtype == "float32"
+        return _as_output_rows(placed, config, donate) if is_turned else placed
     return jax.tree.map(partial(_put, donate=donate), weight_formats(config, layout), cast)
+
+
+def plain_weights(params: Any) -> Any:
+    """Weights of `place_weights` as arrays in the checkpoint's order, but for those in whole numbers."""
+    return jax.tree.map(
+        lambda leaf: leaf.array() if isinstance(leaf, OutputRows) else leaf,
+        params,
+        is_leaf=is_stored,
+    )
 
 
 def with_code_head(params: Any, codes: tuple[int, int], layout: Layout | None = None) -> Any:
@@ -119,6 +136,23 @@ def _cache_place(leaf: Any, layout: Layout) -> Any:
     if leaf.ndim < 3:
         return batch_sharding(layout)
     return letter_sharding("B K T H"[: 2 * leaf.ndim], leaf.shape, layout)
+
+
+def _as_output_rows(params: Any, config: TransformerConfig, donate: bool) -> Any:
+    """Every large matrix that tokens are multiplied with as `OutputRows`: how a CPU reads it fastest, in float32."""
+    letters = product_letters(config)
+
+    def turn(name: str, leaf: Any) -> Any:
+        contracted = CONTRACTED.get(letters.get(name, ""))
+        if is_stored(leaf) or contracted is None or leaf.size < LARGE:
+            return leaf
+        turned = OutputRows.of(leaf, contracted)
+        if donate and turned.matrix is not leaf:
+            turned.matrix.block_until_ready()
+            leaf.delete()
+        return turned
+
+    return keep_params(params, turn)
 
 
 def _put(place: Any, leaf: Any, donate: bool) -> Any:
