@@ -43,7 +43,7 @@ train-quick: $(RUNTIME) ## train a small model from nothing in half an hour; the
 	$(BIN)/python train.py configs/scenes_quick.py --cpu-devices 2
 
 test: $(DEV) ## the tests that every change must pass
-	$(PYTEST)
+	QUICK_COMPILES=1 $(PYTEST)
 
 test-slow: $(DEV) ## the tests that `make test` leaves out: slow, several processes, PyTorch where one asks for it
 	@if grep -rqE 'mark\.torch|importorskip\("torch' tests --include='*.py'; then $(MAKE) --no-print-directory $(TORCH); fi

@@ -1,6 +1,6 @@
 """How long from nothing to an image, and how much of it does the persistent compilation cache save?
 
-    PYTHONPATH=. python benchmarks/cold_start.py [--repeats 3] [--sample "--decoder jacobi"]
+    PYTHONPATH=. python benchmarks/cold_start.py [--repeats 3] [--sample="--decoder jacobi"]
 
 Every round paints one image by `sample.py` in new processes: with an empty cache of compiled programs, then with what
 the first has left there. Medians of the rounds. "Compiling" is what XLA takes, or the reading of its stored programs.
@@ -62,7 +62,15 @@ def paint(folder: Path, options: list[str]) -> dict[str, float]:
     """Seconds of each stage of a new process that paints, with its programs kept in `folder`."""
     told = {"LUMINA_JAX_CACHE": str(folder), "PYTHONPATH": str(ROOT)}
     kept = {key: value for key, value in os.environ.items() if "COMPILATION_CACHE" not in key}
-    command = [sys.executable, __file__, "--child", "--out", str(folder / "image.png"), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.cold_start",
+        "--child",
+        "--out",
+        str(folder / "image.png"),
+        *options,
+    ]
     start = perf_counter()
     process = subprocess.run(
         command, env={**kept, **told}, capture_output=True, text=True, cwd=ROOT, check=False

@@ -7,6 +7,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its fold
     "convert data",
     "train sampling",
     "lumina loading painting",
-    "cli evals serving",
+    "cli compile_cache evals serving",
     "app pictures plan release",
 )
 FLOORS = {name: level for level, rooms in enumerate(FLOOR_ROOMS) for name in rooms.split()}
@@ -65,8 +66,13 @@ def floor(module: str) -> int:
     return FLOORS.get(module, FLOORS[room(module)])
 
 
-def imported_names(text: str) -> Iterator[str]:
+@cache
+def imported_names(text: str) -> tuple[str, ...]:
     """Every dotted name that `text` imports, at any depth; `from a import b` gives "a.b"."""
+    return tuple(_imported_names(text))
+
+
+def _imported_names(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

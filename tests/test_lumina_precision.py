@@ -30,6 +30,7 @@ def int8(checkpoint: Path) -> Lumina:
     return Lumina.load(checkpoint, precision="int8")
 
 
+@pytest.mark.slow
 def test_loading_keeps_leaf_by_leaf_what_quantising_the_whole_keeps(
     small_lumina, checkpoint: Path, monkeypatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_one_prompt_gives_the_file_asked_for(paint, small_lumina, tmp_path: Path
     assert (stored["prompt"], stored["seed"], stored["size"]) == ("a red star", "5", "48x32")
 
 
+@pytest.mark.slow
 def test_mesh_paints_the_same_image(paint, tmp_path: Path) -> None:
     for mesh in ([], ["--mesh", "data=4"]):
         paint("--prompt", "a red star", "--size", "48x32", "--out", f"{len(mesh)}.png", *mesh)

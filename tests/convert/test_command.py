@@ -38,7 +38,8 @@ def test_logits_equal_the_originals_through_the_command(
 
 
 @pytest.mark.parametrize(
-    "target", ["meta", pytest.param("lumina", marks=pytest.mark.slow), "transformers"]
+    "target",
+    ["meta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lumina", "transformers"))],
 )
 def test_back_and_forth_is_the_same_bits(tiny_34b_checkpoint, convert, tmp_path, target):
     """Checkpoint -> layout -> checkpoint: every array the layout can hold, and the config."""
@@ -84,6 +85,7 @@ def test_release_comes_back_as_the_same_tensors(golden_release, convert, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_killed_conversion_goes_on_where_it_was(release, convert, tmp_path, monkeypatch):
     """Died while writing the third group; the second run reads only what is left; same checkpoint as in one go."""
     monkeypatch.setattr(to_checkpoint, "GROUP_BYTES", 2**20)

@@ -83,7 +83,9 @@ def test_stack_layers_round_trip_is_exact():
 def test_init_params_is_the_same_stacked():
     """`scan_layers` changes the layout, not the numbers."""
     want = stack_layers(draw_params(scan_layers=False))
-    jax.tree.map(np.testing.assert_array_equal, draw_params(scan_layers=True), want)
+    # Two programs: a compiler may round the last bit of a number differently in each.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(close, draw_params(scan_layers=True), want)
 
 
 def test_init_params_scales_by_inputs():

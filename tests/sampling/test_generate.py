@@ -16,6 +16,10 @@ from lumina_jax.unirep.image_tokens import parse_image
 
 SETTINGS = SampleConfig(guidance=2.0, image_top_k=30)
 TEXTS = ["a red star", "a small green circle, please.", "a large purple square. It is purple."]
+# The windows of "coupled" are those of "jacobi".
+EVERY = [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "coupled" else []) for name in DECODERS
+]
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def spied_batches(monkeypatch) -> list:
     return seen
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", EVERY)
 def test_row_of_a_batch_equals_the_same_request_alone(small_lumina, request_for, decoder) -> None:
     settings = replace(SETTINGS, decoder=decoder)
     requests = [request_for(text, seed=seed) for seed, text in enumerate(TEXTS)]
@@ -67,12 +71,8 @@ def controlled(request_for, shift: int = 0) -> list[Request]:
     ]
 
 
-# "staggered" takes no given codes; the windows of "coupled" are those of "jacobi".
-TAKES_GIVEN = [
-    pytest.param(name, marks=[pytest.mark.slow] if name == "coupled" else [])
-    for name in DECODERS
-    if name != "staggered"
-]
+# "staggered" takes no given codes.
+TAKES_GIVEN = [row for row in EVERY if row.values != ("staggered",)]
 
 
 @pytest.mark.parametrize("decoder", TAKES_GIVEN)

@@ -72,7 +72,10 @@ def test_branches_draw_the_sequential_codes_in_no_more_passes(small_lumina, sequ
     "cut",
     [
         {"image_top_p": 0.7},
-        {"image_top_p": 0.7, "image_min_p": 0.05, "guidance_schedule": (3.0, 1.5)},
+        pytest.param(
+            {"image_top_p": 0.7, "image_min_p": 0.05, "guidance_schedule": (3.0, 1.5)},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["top-p", "all"],
 )

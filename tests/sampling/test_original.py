@@ -16,7 +16,7 @@ from lumina_jax.unirep.image_tokens import image_sentence
 
 GREEDY = SampleConfig(image_top_k=1, text_top_k=1)
 SIZE = (96, 64)  # of the golden image
-GUIDANCES = [1, 4]
+GUIDANCES = [4, pytest.param(1, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")

@@ -91,10 +91,8 @@ CASES = [
         if mesh != "data=2,tensor=4"
     ),
     pytest.param("data=2,tensor=4", WINDOW, marks=pytest.mark.slow),
-    (
-        "data=2,tensor=4",
-        replace(WINDOW, guidance=1.0),
-    ),  # one row a request, which two devices cannot split
+    # one row a request, which two devices cannot split
+    pytest.param("data=2,tensor=4", replace(WINDOW, guidance=1.0), marks=pytest.mark.slow),
 ]
 
 
@@ -127,6 +125,7 @@ def test_gap_of_the_draw_is_that_of_the_drawn_code(wide) -> None:
     assert min(gaps) > NEAR_TIE
 
 
+@pytest.mark.slow
 def test_each_device_reads_and_holds_its_share(checkpoint, wide) -> None:
     layout = layout_of("data=2,tensor=4")
     lumina = Lumina.load(checkpoint, layout)
@@ -156,6 +155,7 @@ def test_logits_on_a_mesh_equal_those_of_one_device(wide) -> None:
     np.testing.assert_allclose(got, wide.logits(ids), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_original_grammar_paints_the_same_on_a_mesh(wide) -> None:
     settings = replace(DRAWN, grammar="original")
     request = Request(prompt_ids("a star", wide.tokenizer), 32, 32, seed=1, num_tokens=12)

@@ -26,7 +26,7 @@ def requests_of(lumina) -> list[Request]:
     ]
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=pytest.mark.slow), 2.0])
 def test_lag_of_a_whole_row_draws_the_sequential_codes(small_lumina, guidance: float) -> None:
     settings = replace(SETTINGS, guidance=guidance)
     plain = generate(

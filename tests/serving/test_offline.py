@@ -206,6 +206,7 @@ def test_full_disk_leaves_what_is_finished_and_the_run_resumes(
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_several_devices_write_the_same_bytes(paint, whole, tmp_path) -> None:
     paint(tmp_path, devices=jax.devices()[1:3], batch=1)
     assert_same(tmp_path, whole)

@@ -74,6 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment],
     return workdir_of
 
 
+@pytest.mark.slow
 def test_run_interrupted_twice_equals_uninterrupted(tiny_run, finished, tmp_path: Path):
     whole = finished(tiny_run())
     experiment = tiny_run(eval_every=1)

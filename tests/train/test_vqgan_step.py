@@ -58,6 +58,7 @@ def test_step_is_a_pure_function(start, step, batch):
     assert int(start.step) == 0
 
 
+@pytest.mark.slow
 def test_sharded_batch_equals_single_device(start, step, batch):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     pixels = jax.device_put(batch["pixels"], NamedSharding(mesh, PartitionSpec("data")))
@@ -77,6 +78,7 @@ def test_codebook_is_the_average_behind_the_embedding(start, step, batch):
     assert float(metrics["restarts"]) > 0  # nothing was in use before the first step
 
 
+@pytest.mark.slow
 def test_dead_code_is_restarted(start, step, batch):
     state, _ = step(start, batch, KEY)
     far = state.params["quantize"]["embedding"].at[5].set(1e3)
@@ -103,6 +105,7 @@ def test_without_an_average_the_parameters_are_released(start):
     assert released_params(start._replace(ema=None)) is start.params
 
 
+@pytest.mark.slow
 def test_discriminator_waits_for_its_step(batch):
     loss = VQGANLossConfig(adversarial=0.1, adversarial_start=2)
     train = replace(TRAIN, vqgan_loss=loss, optimizer=OptimizerConfig())

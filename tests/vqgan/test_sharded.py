@@ -43,8 +43,12 @@ def random_codes(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("config", [CHAMELEON, SCENES], ids=["chameleon", "scenes"])
 @pytest.mark.parametrize(
     ("mesh", "grid"),
-    [("tensor=8", (8, 6)), ("tensor=8", (5, 8)), ("tensor=8", (5, 3)), ("data=2,tensor=4", (8, 6))],
-    ids=["rows", "columns", "neither", "rows over both axes"],
+    [
+        pytest.param("tensor=8", (8, 6), id="rows"),
+        pytest.param("tensor=8", (5, 8), id="columns", marks=pytest.mark.slow),
+        pytest.param("tensor=8", (5, 3), id="neither", marks=pytest.mark.slow),
+        pytest.param("data=2,tensor=4", (8, 6), id="rows over both axes"),
+    ],
 )
 def test_pixels_equal_those_of_one_device(config: VQGANConfig, mesh: str, grid) -> None:
     """To one of 255: sums over devices are rounded in another order, and pixels are truncated."""
@@ -90,6 +94,7 @@ def test_images_are_split_before_rows_and_rows_before_columns(mesh, num_images, 
     assert image_sharding(num_images, grid, layout_of(mesh)).spec == spec
 
 
+@pytest.mark.slow
 def test_many_images_of_one_size_are_decoded_together(monkeypatch) -> None:
     """Nine of one size and one of another on four devices: two batches of four, and two by themselves."""
     layout, sizes = layout_of("tensor=4"), []
