@@ -54,6 +54,7 @@ def test_prompt_is_the_text_alone(model, monkeypatch) -> None:
     assert seen[0].prompt_ids.tolist() == prompt_ids("a red star", model.tokenizer).tolist()
 
 
+@pytest.mark.slow
 def test_image_of_a_list_equals_the_same_image_alone(model) -> None:
     alone = model.generate("a red star", seed=3, **META)
     both = model.generate(["a small circle, please.", "a red star"], seed=[1, 3], **META)

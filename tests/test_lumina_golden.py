@@ -40,7 +40,7 @@ def test_conversation_equals_the_originals_ids_and_labels(golden, model) -> None
     np.testing.assert_array_equal(labels, golden["conv_labels"])
 
 
-@pytest.mark.parametrize("guidance", [1, 4])
+@pytest.mark.parametrize("guidance", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_painted_ids_equal_the_originals(golden, model, guidance: int) -> None:
     caption = golden.prompt.split("\n")[1]  # after the template's line
     image = model.generate(caption, (96, 64), guidance=guidance, image_top_k=1)

@@ -109,6 +109,7 @@ def test_untrained_size_is_painted_with_one_line_of_warning(paint, capsys) -> No
     ]
 
 
+@pytest.mark.slow
 def test_several_prompts_fill_a_folder_and_a_sheet(paint, tmp_path: Path, capsys) -> None:
     prompts = [f"--prompt={text}" for text in ("a red star", "Two circles?", "a")]
     paint(*prompts, "--size", "48x32", "--out", "pictures", "--contact-sheet", "sheet.png")

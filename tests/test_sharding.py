@@ -80,7 +80,13 @@ def single_device(config: TransformerConfig):
 
 @pytest.mark.parametrize(
     ("strategy", "scan_layers"),
-    [*((name, False) for name in STRATEGIES), ("data_fsdp_tensor", True)],
+    [
+        *(
+            pytest.param(name, False, marks=[] if name == "fsdp_tensor" else pytest.mark.slow)
+            for name in STRATEGIES
+        ),
+        ("data_fsdp_tensor", True),
+    ],
 )
 def test_sharded_loss_and_gradient_equal_single_device(strategy, scan_layers):
     """Every strategy computes the same function, its gradients placed like the weights."""

@@ -122,6 +122,7 @@ def test_window_of_one_is_plain_decoding(small_lumina) -> None:
     assert passes.tolist() == [9, 9, 9]
 
 
+@pytest.mark.slow
 def test_greedy_codes_equal_those_of_our_decoder_in_fewer_passes(small_lumina) -> None:
     """Where one code has all the probability, drafts that repeat it are always kept."""
     greedy = replace(SETTINGS, image_top_k=1)

@@ -22,7 +22,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [pytest.param("meta", marks=pytest.mark.slow), "hf"])
 def test_logits_equal_the_originals_through_the_command(
     golden, golden_release, convert, tmp_path, layout
 ):
@@ -154,6 +154,7 @@ def test_dtype_casts_the_transformer(release, convert, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_inspect_says_what_a_folder_is_and_digests_agree(release, convert, tmp_path):
     """Meta's files and the checkpoint made of them have the same digests."""
     source = release("meta")

@@ -39,6 +39,7 @@ def test_stage_size_is_the_models_own_in_chameleons_layout(experiment):
     assert stage_size(replace(experiment, model=model), 0) == (128, 128)
 
 
+@pytest.mark.slow
 def test_transformer_hook_writes_a_sheet_and_scores(experiment, params, tmp_path):
     on_eval = make_on_eval(experiment, per_category=1)
     found = on_eval(SimpleNamespace(params=params, ema=None), 3, tmp_path)

@@ -71,6 +71,7 @@ def test_summary_of_nothing_is_refused():
         scores.summary([])
 
 
+@pytest.mark.slow
 def test_run_paints_each_prompt_once_with_its_seed_and_size(model, monkeypatch):
     painted = []
     monkeypatch.setattr(

@@ -58,7 +58,14 @@ def test_forward_is_causal_by_gradient(config):
 
 
 @pytest.mark.parametrize(
-    ("config", "remat"), [(PRE, "none"), (SWIN, "none"), (PRE, "full"), (PRE, "dots")]
+    ("config", "remat"),
+    [
+        (PRE, "none"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(SWIN, "none"), (PRE, "full"), (PRE, "dots")]
+        ),
+    ],
 )
 def test_scanned_equals_unrolled_in_value_and_gradient(config, remat):
     """Also with rematerialisation and with dropout from the same key."""

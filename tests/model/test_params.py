@@ -120,6 +120,7 @@ def test_param_letters_give_the_shapes(scan_layers):
     )
 
 
+@pytest.mark.slow
 def test_codebook_tables_are_alike_where_the_codes_are():
     config = replace(CONFIG, width=64, vocab_size=40)
     params = init_params(config, jax.random.key(0))

@@ -167,6 +167,7 @@ def temporary_bytes(config: TransformerConfig, name: str) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_drawing_holds_no_copy_of_the_model_in_floats() -> None:
     """On a CPU one large weight at a time is copied: twice the layers take no more room, less than one float layer."""
     wide = replace(CONFIG, width=512, mlp_width=1024, num_heads=16, num_kv_heads=16)

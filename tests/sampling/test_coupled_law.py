@@ -141,6 +141,7 @@ def test_chi_square_refuses_a_broken_rule(monkeypatch, broken) -> None:
     assert p_value(counts, exact_law(params, config)) < 1e-9
 
 
+@pytest.mark.slow
 def test_chi_square_refuses_what_follows_another_branch(monkeypatch) -> None:
     params, config = model_of("float32")
 

@@ -96,7 +96,7 @@ def test_window_of_1_draws_the_sequential_codes_a_token_a_pass(small_lumina, seq
         assert passes[index] == one.codes.size + num_rows - 1  # line ends between rows
 
 
-@pytest.mark.parametrize("decoder", ["jacobi", "coupled"])
+@pytest.mark.parametrize("decoder", ["jacobi", pytest.param("coupled", marks=pytest.mark.slow)])
 def test_slot_of_a_finished_request_draws_the_next_one_alike(small_lumina, decoder: str) -> None:
     settings = replace(SETTINGS, decoder=decoder)
     wide, narrow = (draw(small_lumina, settings, max_batch)[0] for max_batch in (8, 2))

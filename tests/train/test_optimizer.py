@@ -69,6 +69,7 @@ def test_muon_update_is_orthogonal_over_the_contracted_axes(params: dict):
         assert 0.6 < scaled.min() <= scaled.max() < 1.25, name
 
 
+@pytest.mark.slow
 def test_muon_updates_stacked_layers_one_by_one(params: dict):
     config, gradient = OptimizerConfig("muon"), noise_like(params)
     apart = stack_layers(first_update(config, params, gradient))
@@ -77,6 +78,7 @@ def test_muon_updates_stacked_layers_one_by_one(params: dict):
         np.testing.assert_allclose(one, other, atol=4e-6)
 
 
+@pytest.mark.slow
 def test_adam_ratio_scales_only_adams_part(params: dict):
     gradient = noise_like(params)
     one = first_update(OptimizerConfig("muon", weight_decay=0.0), params, gradient)

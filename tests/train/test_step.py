@@ -87,7 +87,13 @@ def test_z_loss_is_weighted_into_the_loss(one_step: tuple):
     )
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(name, marks=[] if name == "data_fsdp_tensor" else pytest.mark.slow)
+        for name in STRATEGIES
+    ],
+)
 def test_sharded_step_equals_single_device(strategy: str, one_step: tuple):
     sizes = MESHES[strategy]
     devices = jax.devices()[: int(np.prod([size for _, size in sizes]))]

@@ -50,7 +50,10 @@ def random_pixels(*shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (*shape, 3)), jnp.float32)
 
 
-@pytest.mark.parametrize("config", [STEM, LEAN], ids=["stem", "lean"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(STEM, id="stem"), pytest.param(LEAN, id="lean", marks=pytest.mark.slow)],
+)
 def test_batch_equals_one_by_one(config):
     params, pixels = random_params(config), random_pixels(2, 8, 16)
     codes, decoded = there_and_back(params, config, pixels)
@@ -79,6 +82,7 @@ def test_other_sizes_are_refused():
         encode(random_params(STEM), STEM, random_pixels(1, 16, 20))
 
 
+@pytest.mark.slow
 def test_init_gives_the_abstract_tree_and_one_encoding_for_each_patch():
     params = init_vqgan(STEM, jax.random.key(0))
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
@@ -118,6 +122,7 @@ def test_reconstruct_equals_decode_of_encode():
     np.testing.assert_allclose(result.pixels, decoded, atol=1e-4)  # z + (e - z) rounds
 
 
+@pytest.mark.slow
 def test_gradient_passes_straight_through_to_the_encoder_and_not_to_the_codebook():
     params, pixels = random_params(STEM), random_pixels(1, 8, 8)
     loss = jax.jit(lambda tree: jnp.square(reconstruct(tree, STEM, pixels).pixels).sum())
