@@ -86,7 +86,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Check everything that can be checked, then load, paint and save."""
     options = parse_arguments(Options, arguments, prog="sample.py")
     decoding(options)  # before anything is read or made
-    keep_compiled_programs()
     if options.prompts is not None:
         paint_file(options, options.prompts)
         return
@@ -118,6 +117,8 @@ def load(options: Options) -> "Lumina":
     """The model, with the decoder that is asked for."""
     from lumina_jax.lumina import Lumina
 
+    if not options.distributed:
+        keep_compiled_programs()
     given = decoding(options)
     layout = choose_layout(options)
     model = Lumina.load(options.checkpoint, layout, precision=options.precision)

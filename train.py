@@ -18,7 +18,8 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
     if options.distributed:
         jax.distributed.initialize()
-    keep_compiled_programs()
+    else:
+        keep_compiled_programs()
     if jax.process_index() == 0:
         print(describe(experiment), flush=True)
     from lumina_jax.evals.hooks import make_on_eval

@@ -43,6 +43,8 @@ class Options:
 def main() -> None:
     """Run the rounds and print a table."""
     options = parse_arguments(Options, prog="benchmarks/cold_start.py", description=__doc__)
+    if options.repeats < 1:
+        raise ValueError(f"--repeats {options.repeats}: want 1 or more")
     rows: dict[str, list[dict[str, float]]] = {"empty": [], "filled": []}
     for _ in tqdm(range(options.repeats), unit="round"):
         with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +79,7 @@ def paint(folder: Path, options: list[str]) -> dict[str, float]:
     )
     whole = perf_counter() - start
     if process.returncode:
-        raise ValueError(f"sample.py {options}: {process.stderr.strip()}")
+        raise ValueError(f"sample.py {options}: {process.stderr.strip().splitlines()[-1]}")
     return {**json.loads(process.stdout.splitlines()[-1]), "whole": whole}
 
 

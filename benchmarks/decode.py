@@ -59,6 +59,7 @@ PUBLISHED = {
 }
 
 HALF = ("sequential, half the image", 0)  # what tells a step apart from the prompt
+STEP = ("step", 0)  # what a code of the lower half costs, each round's two calls compared
 Paint = Callable[[], object]
 
 
@@ -121,9 +122,7 @@ def print_speed(options: Options) -> None:
             cells = " | ".join(versus(peer, median / count) for peer in peers)
             row = f"{subject.name} | {decoder} | {count} | {count * NUM_CODES / median:.0f}"
             print(f"| {row} | {cells} | {compiling[decoder, count]:.1f} |", flush=True)
-        half = seconds.pop(HALF)
-        step = 2 * (seconds["sequential", 1] - half) / NUM_CODES
-        steps.append(bandwidth_row(subject, step, bandwidth))
+        steps.append(bandwidth_row(subject, seconds[STEP], bandwidth))
     print(
         f"\nMemory is read at {bandwidth / 1e9:.1f} GB/s (an array of 1 GB, {num_threads()} threads).\n"
     )
@@ -158,7 +157,9 @@ def measure(
         paints[key]()
         seconds[key].append(perf_counter() - start)
     medians = {key: float(np.median(each[1:])) for key, each in seconds.items()}
-    return medians, {key: seconds[key][0] - medians[key] for key in seconds}
+    compiling = {key: seconds[key][0] - medians[key] for key in seconds}
+    lower = np.subtract(seconds["sequential", 1], seconds[HALF])[1:]
+    return {**medians, STEP: 2 * float(np.median(lower)) / NUM_CODES}, compiling
 
 
 def torch_painter(subject: Subject) -> Any:

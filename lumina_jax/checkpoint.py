@@ -20,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from lumina_jax.checksums import digests_of_leaves
 from lumina_jax.config import ModelConfig
 from lumina_jax.config_json import config_from_dict, config_to_dict
+from lumina_jax.ops.products import plain_weights
 from lumina_jax.orbax_io import (
     DIGESTS,
     CheckpointError,
@@ -87,7 +88,7 @@ def save_model(
     `params`: {"transformer": tree, "vqgan": tree}, either may be absent. `extra`: JSON notes (step, run).
     Returns the folder.
     """
-    path = absolute(path)
+    path, params = absolute(path), plain_weights(params)
     if is_remote(path):
         return _save_in_bucket(path, params, config, tokenizer, extra)
     temporary = path.with_name(path.name + ".writing")

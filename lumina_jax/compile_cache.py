@@ -1,9 +1,10 @@
-"""Compiled programs kept between processes: a command that ran once starts in a fraction of the time.
+"""Compiled programs kept between processes: `sample.py` and `train.py` start faster the second time.
 
-Only commands keep them; a program that imports lumina_jax configures JAX itself.
+A program that imports lumina_jax configures JAX itself.
 """
 
 import os
+from typing import Any
 
 from lumina_jax.paths import cache_folder
 
@@ -14,13 +15,14 @@ MIN_COMPILE_SECONDS = 0.05
 def keep_compiled_programs() -> None:
     """Use `cache_folder()`/compiled as JAX's persistent compilation cache, unless JAX was told of one already.
 
-    Quietly does without where that folder can't be written. JAX_COMPILATION_CACHE_DIR names another, and
-    JAX_ENABLE_COMPILATION_CACHE=false switches it off. JAX tells versions, flags and devices apart by itself, and
-    compiles anew where a stored program is damaged.
+    For one process: those of a cluster would want one folder for all of them, which they have to name themselves, in
+    JAX_COMPILATION_CACHE_DIR. Quietly does without where the folder can't be written, or caches are switched off. JAX
+    tells versions and flags apart. The folder grows, and may be removed at any time.
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     try:
         folder = cache_folder() / "compiled"
@@ -30,4 +32,5 @@ def keep_compiled_programs() -> None:
     if not os.access(folder, os.W_OK):
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

@@ -29,6 +29,7 @@ from lumina_jax.image_files import Picture, open_image, read_mask
 from lumina_jax.loading import load_parts
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.precision import keep_params, keeper, with_precision
+from lumina_jax.ops.products import plain_weights
 from lumina_jax.painting import (
     Ask,
     Drawn,
@@ -43,7 +44,7 @@ from lumina_jax.paths import join
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import Generated, Progress
 from lumina_jax.sampling.given import continued, with_holes
-from lumina_jax.sampling.placement import place_weights, plain_weights
+from lumina_jax.sampling.placement import place_weights
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.sharding import Layout, batch_ways
 from lumina_jax.unirep.conversation import conversation_ids

@@ -24,7 +24,8 @@ XLA_FLAGS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,  # tests compile much and compute little
 }
 if os.environ.get("QUICK_COMPILES") == "1" and metadata.version("jaxlib").startswith("0.10."):
-    # XLA's former emitters compile in half the time; later versions have them no more, and no such flag.
+    # XLA's former emitters compile in half the time; later versions have neither them nor the flag. What users run
+    # comes from the others, as in `make test-slow`.
     XLA_FLAGS["xla_cpu_use_fusion_emitters"] = "false"
 
 

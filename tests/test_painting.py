@@ -88,7 +88,6 @@ def test_best_of_one_is_the_plain_image(small_lumina) -> None:
     assert one.metadata == plain.metadata
 
 
-@pytest.mark.slow
 def test_best_of_keeps_the_image_of_the_highest_score(small_lumina) -> None:
     size, texts, seeds = (48, 32), ["a red star", "a small circle, please."], [4, 5]
     kept = small_lumina.generate(texts, size, seeds, best_of=3, **FEW)

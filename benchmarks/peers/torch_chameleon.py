@@ -26,9 +26,9 @@ from lumina_jax.checkpoint import LoadedModel
 from lumina_jax.config import SampleConfig, TransformerConfig
 from lumina_jax.convert.transformer import stored_entries
 from lumina_jax.convert.weights import Leaf, named
+from lumina_jax.ops.products import plain_weights
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import prepare
-from lumina_jax.sampling.placement import plain_weights
 
 # The encoder that transformers always builds; none of these benchmarks calls it.
 SMALL_VQGAN = {

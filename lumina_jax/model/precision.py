@@ -12,7 +12,7 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array, pick
 from lumina_jax.model.params import Params, param_letters
 from lumina_jax.model.weights import CONTRACTED
-from lumina_jax.ops.products import is_stored
+from lumina_jax.ops.products import as_array, fits, is_stored
 from lumina_jax.ops.quantize import Integers, quantize_weight
 
 Keep = Callable[[str, Any], Any]  # (a leaf's name, its array) to what is kept of it
@@ -48,15 +48,16 @@ def keeper(config: TransformerConfig, name: str | None) -> Keep:
     """How each weight of an unstacked tree is kept: whole numbers by the row `name`, or the compute dtype.
 
     ("layers/00/q", array) gives a QuantizedWeight at "int8", ("final_norm/scale", array) the array cast. What is in
-    a stored form already stays as it is.
+    whole numbers already stays as it is.
     """
     dtype = with_precision(config, name).compute_dtype
     integers = None if name is None else PRECISIONS[name].weights
     letters = product_letters(config) if integers else {}
 
     def keep(leaf: str, array: Any) -> Any:
-        if is_stored(array):
+        if fits(array, dtype if integers is None else integers):
             return array
+        array = as_array(array)
         contracted = CONTRACTED.get(letters.get(leaf, ""))
         if integers is None or contracted is None or array.ndim != len(letters[leaf].split()):
             return jnp.asarray(array, dtype)

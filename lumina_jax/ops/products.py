@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from lumina_jax.dims import Array
 
+FEW_TOKENS = 64  # up to so many OutputRows multiply from the left
+
 
 @runtime_checkable
 class StoredWeight(Protocol):
@@ -34,8 +36,8 @@ class StoredWeight(Protocol):
 class OutputRows:
     """A weight as a matrix with a row of inputs for every output, in the place of its array (a StoredWeight).
 
-    For XLA's CPU products: with the matrix on the left its rows are read as they lie. Where the weights come from
-    memory, two tokens take a fifth less time than by `x @ weight`, sixteen a third less (docs/benchmarks.md).
+    For XLA's CPU products of few tokens: with the matrix on the left its rows are read as they lie, and weights that
+    come from memory take less time than by `x @ weight` (docs/benchmarks.md, "Next to PyTorch").
     """
 
     matrix: Array  # [outputs, inputs]
@@ -54,6 +56,9 @@ class OutputRows:
     def product(self, spec: str, x: Array, dtype: Any) -> Array:
         """`jnp.einsum(spec, x, weight)` as `dtype`, for x [B, S, inputs…] and a result [B, S, outputs…]."""
         tokens = x.reshape(-1, self.matrix.shape[1])
+        if len(tokens) > FEW_TOKENS:
+            y = jnp.einsum("MI,OI->MO", tokens, self.matrix, preferred_element_type=dtype)
+            return y.reshape(*x.shape[:2], *self._outputs)
         y = jnp.einsum("OI,MI->OM", self.matrix, tokens, preferred_element_type=dtype)
         # Without the barrier the compiler turns the product round again: (W x^T)^T is x W^T.
         return jax.lax.optimization_barrier(y).T.reshape(*x.shape[:2], *self._outputs)
@@ -83,6 +88,23 @@ def product(spec: str, x: Array, weight: Any, dtype: Any = None) -> Array:
         x, weight = x.reshape(*x.shape[:2], -1), weight.reshape(-1, weight.shape[-1])
         spec = "BSE,ED->BSD"
     return jnp.einsum(spec, x, weight.astype(x.dtype), preferred_element_type=dtype)
+
+
+def plain_weights(params: Any) -> Any:
+    """A tree of weights with the arrays that OutputRows stand for; those in whole numbers stay as they are."""
+    return jax.tree.map(as_array, params, is_leaf=is_stored)
+
+
+def as_array(leaf: Any) -> Any:
+    """A leaf of `plain_weights`."""
+    return leaf.array() if isinstance(leaf, OutputRows) else leaf
+
+
+def fits(leaf: Any, dtype: Any) -> bool:
+    """Whether a stored form may stay as it is where `dtype` is wanted: OutputRows of another are arrays to be cast."""
+    return is_stored(leaf) and not (
+        isinstance(leaf, OutputRows) and leaf.matrix.dtype != jnp.dtype(dtype)
+    )
 
 
 def rows(weight: Any, first: int, count: int) -> Any:

@@ -19,7 +19,7 @@ from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.model.precision import keep_params, product_letters
 from lumina_jax.model.weights import CONTRACTED
 from lumina_jax.ops.cache import Cache, init_cache
-from lumina_jax.ops.products import OutputRows, is_stored, rows
+from lumina_jax.ops.products import OutputRows, as_array, fits, is_stored, rows
 from lumina_jax.sharding import (
     Layout,
     batch_sharding,
@@ -92,15 +92,6 @@ def place_weights(
     return jax.tree.map(partial(_put, donate=donate), weight_formats(config, layout), cast)
 
 
-def plain_weights(params: Any) -> Any:
-    """Weights of `place_weights` as arrays in the checkpoint's order, but for those in whole numbers."""
-    return jax.tree.map(
-        lambda leaf: leaf.array() if isinstance(leaf, OutputRows) else leaf,
-        params,
-        is_leaf=is_stored,
-    )
-
-
 def with_code_head(params: Any, codes: tuple[int, int], layout: Layout | None = None) -> Any:
     """The weights with the head's rows of the image codes, (first id, how many), in the place of the whole head.
 
@@ -157,6 +148,7 @@ def _as_output_rows(params: Any, config: TransformerConfig, donate: bool) -> Any
 
 def _put(place: Any, leaf: Any, donate: bool) -> Any:
     """A weight where it is to lie; of a stored form what has its shape, the scales stay where they are."""
+    leaf = as_array(leaf)
     if not is_stored(leaf):
         return jax.device_put(leaf, place, donate=donate)
     return jax.tree.map(
@@ -166,7 +158,10 @@ def _put(place: Any, leaf: Any, donate: bool) -> Any:
 
 def _cast(leaf: Any, dtype: str, donate: bool) -> Any:
     """`leaf`, of numpy or jax, in another dtype and the same place; a stored form as it is."""
-    if is_stored(leaf) or leaf.dtype == jnp.dtype(dtype):
+    if fits(leaf, dtype):
+        return leaf
+    leaf = as_array(leaf)
+    if leaf.dtype == jnp.dtype(dtype):
         return leaf
     cast = leaf.astype(dtype)
     if donate and isinstance(leaf, jax.Array):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lumina_jax.model.weights import CONTRACTED
-from lumina_jax.ops.products import OutputRows, StoredWeight, product, rows
+from lumina_jax.ops.products import FEW_TOKENS, OutputRows, StoredWeight, product, rows
 
 SIZES = {"B": 2, "S": 3, "D": 48, "N": 4, "K": 2, "H": 8, "F": 40, "V": 56}
 SPECS = {
@@ -38,6 +38,13 @@ def test_product_equals_that_of_the_array(letters: str) -> None:
     x = normal(spec.split(",")[0])
     assert isinstance(kept, StoredWeight) and kept.shape == weight.shape
     got, want = product(spec, x, kept, jnp.float32), product(spec, x, weight, jnp.float32)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
+def test_many_tokens_are_multiplied_alike() -> None:
+    weight, kept = stored("D F")
+    x = jnp.asarray(RNG.normal(size=(2, FEW_TOKENS, SIZES["D"])), jnp.float32)
+    got, want = (product("BSD,DF->BSF", x, form) for form in (kept, weight))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
 
 

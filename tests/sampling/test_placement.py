@@ -4,10 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from lumina_jax.checkpoint import load_model, save_model
+from lumina_jax.experiment import MeshConfig
 from lumina_jax.lumina import Lumina
-from lumina_jax.ops.products import OutputRows, is_stored
+from lumina_jax.ops.products import OutputRows, is_stored, plain_weights
+from lumina_jax.ops.quantize import QuantizedWeight
 from lumina_jax.sampling import placement
-from lumina_jax.sampling.placement import plain_weights
+from lumina_jax.sharding import make_layout
 
 
 @pytest.fixture
@@ -57,3 +60,30 @@ def test_given_arrays_are_freed_once_turned_where_they_are_given_away(
     np.testing.assert_array_equal(
         placed["layers"]["00"]["gate"].array(), small_lumina.params["layers"]["00"]["gate"]
     )
+
+
+def remade(model: Lumina, **changes) -> Lumina:
+    """A model of another one's parts."""
+    return Lumina(model.config, model.params, model.vqgan_params, model.tokenizer, **changes)
+
+
+def test_its_parts_make_models_of_other_precisions(turned) -> None:
+    gates = [
+        remade(turned, precision=name).params["layers"]["00"]["gate"]
+        for name in ("float32", "bfloat16", "int8")
+    ]
+    assert [type(gate) for gate in gates[::2]] == [OutputRows, QuantizedWeight]
+    assert gates[1].dtype == "bfloat16"
+
+
+def test_its_parts_lie_on_a_mesh_as_arrays(turned, small_lumina) -> None:
+    layout = make_layout(MeshConfig.parse("tensor=2"), jax.devices()[:2])
+    gate = remade(turned, layout=layout).params["layers"]["00"]["gate"]
+    assert gate.sharding.num_devices == 2
+    np.testing.assert_array_equal(gate, small_lumina.params["layers"]["00"]["gate"])
+
+
+def test_it_is_saved_as_arrays(turned, small_lumina, tmp_path) -> None:
+    save_model(tmp_path / "model", turned.loaded.params, turned.config)
+    read = load_model(tmp_path / "model").params["transformer"]
+    jax.tree.map(np.testing.assert_array_equal, read, small_lumina.params)

@@ -94,7 +94,6 @@ def test_finished_request_makes_room_while_others_are_drawn(make_queue, small_lu
     assert long._began < short[0]._ended <= short[1]._began < long._ended
 
 
-@pytest.mark.slow
 def test_requests_on_several_devices_equal_those_on_one(make_queue, requests, alone) -> None:
     queue = make_queue(devices=jax.devices()[1:3], num_slots=1)
     guided = [index for index, request in enumerate(requests) if request.settings.guidance > 1]

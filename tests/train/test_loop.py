@@ -114,7 +114,6 @@ def test_other_config_in_a_workdir_is_refused(tiny_run, finished):
         train(tiny_run(seed=5), finished(tiny_run()))
 
 
-@pytest.mark.slow
 def test_init_takes_the_weights_only(tiny_run, finished, tmp_path: Path, small_tokenizer):
     whole = finished(tiny_run())
     stage = replace(tiny_run().train.stages[0], steps=1, learning_rate=0.0, warmup_steps=0)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-import pytest
 
 from lumina_jax.experiment import MeshConfig
 from lumina_jax.sharding import make_layout
@@ -12,7 +11,6 @@ from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.trainees import make_trainee
 
 
-@pytest.mark.slow
 def test_released_layers_lie_where_a_checkpoint_is_loaded_to(tiny_run):
     """Stacked layers of a mesh of eight: unstacked for the checkpoint without gathering, the same numbers."""
     mesh = MeshConfig("fsdp", (("fsdp", 8),))

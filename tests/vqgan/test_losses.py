@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from lumina_jax.experiment import VQGANLossConfig
 from lumina_jax.vqgan.codec import Reconstruction
@@ -47,7 +46,6 @@ def test_hinge_loss_is_zero_beyond_the_margin():
     np.testing.assert_allclose(hinge_losses(jnp.zeros(3), jnp.zeros(5)), 1)
 
 
-@pytest.mark.slow
 def test_discriminator_judges_patches_of_each_image_alone():
     params = init_discriminator(jax.random.key(0))
     pixels = normal(2, 16, 24, 3)
