@@ -58,10 +58,11 @@ class OutputRows:
         tokens = x.reshape(-1, self.matrix.shape[1])
         if len(tokens) > FEW_TOKENS:
             y = jnp.einsum("MI,OI->MO", tokens, self.matrix, preferred_element_type=dtype)
-            return y.reshape(*x.shape[:2], *self._outputs)
-        y = jnp.einsum("OI,MI->OM", self.matrix, tokens, preferred_element_type=dtype)
-        # Without the barrier the compiler turns the product round again: (W x^T)^T is x W^T.
-        return jax.lax.optimization_barrier(y).T.reshape(*x.shape[:2], *self._outputs)
+        else:
+            y = jnp.einsum("OI,MI->OM", self.matrix, tokens, preferred_element_type=dtype)
+            # Without the barrier the compiler turns the product round again: (W x^T)^T is x W^T.
+            y = jax.lax.optimization_barrier(y).T
+        return y.reshape(*x.shape[:2], *self._outputs)
 
     def rows(self, first: int, count: int) -> "OutputRows":
         """The weight of `count` rows of its first axis, which has to be one of outputs."""

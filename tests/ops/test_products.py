@@ -7,16 +7,9 @@ import pytest
 
 from lumina_jax.model.weights import CONTRACTED
 from lumina_jax.ops.products import FEW_TOKENS, OutputRows, StoredWeight, product, rows
+from tests.ops.specs import SPECS
 
 SIZES = {"B": 2, "S": 3, "D": 48, "N": 4, "K": 2, "H": 8, "F": 40, "V": 56}
-SPECS = {
-    "D N H": "BSD,DNH->BSNH",
-    "D K H": "BSD,DKH->BSKH",
-    "N H D": "BSNH,NHD->BSD",
-    "D F": "BSD,DF->BSF",
-    "F D": "BSF,FD->BSD",
-    "V D": "BSD,VD->BSV",
-}
 RNG = np.random.default_rng(0)
 
 

@@ -17,17 +17,10 @@ from lumina_jax.ops.quantize import (
     quantize_slots,
     quantize_weight,
 )
+from tests.ops.specs import SPECS
 
 RNG = np.random.default_rng(0)
 SIZES = {"D": 96, "N": 4, "K": 2, "H": 64, "F": 40, "V": 33}
-SPECS = {
-    "D N H": "BSD,DNH->BSNH",
-    "D K H": "BSD,DKH->BSKH",
-    "N H D": "BSNH,NHD->BSD",
-    "D F": "BSD,DF->BSF",
-    "F D": "BSF,FD->BSD",
-    "V D": "BSD,VD->BSV",
-}
 SCALES = {  # shapes of the scales: int8 a channel, int4 a channel and group of inputs
     "D N H": ((1, 4, 64), (3, 4, 64)),
     "D K H": ((1, 2, 64), (3, 2, 64)),

@@ -7,18 +7,22 @@ import pytest
 from lumina_jax.checkpoint import load_model, save_model
 from lumina_jax.experiment import MeshConfig
 from lumina_jax.lumina import Lumina
-from lumina_jax.ops.products import OutputRows, is_stored, plain_weights
+from lumina_jax.ops.products import OutputRows, is_stored
 from lumina_jax.ops.quantize import QuantizedWeight
 from lumina_jax.sampling import placement
 from lumina_jax.sharding import make_layout
+
+
+def remade(model: Lumina, **changes) -> Lumina:
+    """A model of another one's parts."""
+    return Lumina(model.config, model.params, model.vqgan_params, model.tokenizer, **changes)
 
 
 @pytest.fixture
 def turned(small_lumina, monkeypatch: pytest.MonkeyPatch) -> Lumina:
     """The small model with each of its matrices taken for a large one."""
     monkeypatch.setattr(placement, "LARGE", 0)
-    given = plain_weights(small_lumina.params), small_lumina.vqgan_params, small_lumina.tokenizer
-    return Lumina(small_lumina.config, *given)
+    return remade(small_lumina)
 
 
 def test_matrices_are_rows_of_outputs_and_the_embedding_is_not(turned, small_lumina) -> None:
@@ -53,18 +57,13 @@ def test_given_arrays_are_freed_once_turned_where_they_are_given_away(
     small_lumina, monkeypatch
 ) -> None:
     monkeypatch.setattr(placement, "LARGE", 0)
-    params = jax.tree.map(lambda leaf: leaf + 0, plain_weights(small_lumina.params))
+    params = jax.tree.map(lambda leaf: leaf + 0, small_lumina.params)
     head, gate = params["head"]["table"], params["layers"]["00"]["gate"]
     placed = placement.place_weights(params, small_lumina.config.transformer, donate=True)
     assert gate.is_deleted() and not head.is_deleted()  # the head's table is its own matrix
     np.testing.assert_array_equal(
         placed["layers"]["00"]["gate"].array(), small_lumina.params["layers"]["00"]["gate"]
     )
-
-
-def remade(model: Lumina, **changes) -> Lumina:
-    """A model of another one's parts."""
-    return Lumina(model.config, model.params, model.vqgan_params, model.tokenizer, **changes)
 
 
 def test_its_parts_make_models_of_other_precisions(turned) -> None:
