@@ -4,15 +4,18 @@ ArrayRecord reads and writes local files only: shards that belong into a bucket 
 """
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lumina_jax.paths import (
     as_path,
@@ -26,6 +29,7 @@ from lumina_jax.paths import (
 
 OPTIONS = "group_size:1,zstd:1"  # one record a chunk: random access reads nothing else
 INDEX = "index.json"  # written last: a folder that has it is complete
+LENGTHS = "lengths.npy"  # tokens of every record
 
 
 def shard_name(shard: int, num_shards: int) -> str:
@@ -66,11 +70,33 @@ def _link(file: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def finish(folder: Path, num_records: int, notes: dict[str, Any]) -> None:
-    """Mark `folder` as complete."""
-    temporary = folder / f"{INDEX}.{os.getpid()}.writing"
-    temporary.write_text(json.dumps({"num_records": num_records, **notes}, indent=1) + "\n")
-    os.replace(temporary, folder / INDEX)
+def finish(
+    folder: Path, num_records: int, notes: dict[str, Any], lengths: Sequence[int] | None = None
+) -> None:
+    """Mark `folder` as complete; `lengths`: the tokens of every record, for `read_lengths`."""
+    if lengths is not None:
+        content = io.BytesIO()
+        np.save(content, np.asarray(lengths, np.int32))
+        _replace(folder / LENGTHS, content.getvalue())
+    index = json.dumps({"num_records": num_records, **notes}, indent=1) + "\n"
+    _replace(folder / INDEX, index.encode())
+
+
+def read_lengths(folder: str | Path) -> np.ndarray:
+    """int32[num_records]: the tokens of every record of a complete folder, in the order of `open_shards`.
+
+    Raises FileNotFoundError where its writer left none.
+    """
+    file = as_path(folder) / LENGTHS
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: not there; write the records again to pack them")
+    return np.load(io.BytesIO(file.read_bytes()))
+
+
+def _replace(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.writing")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
 
 
 def open_shards(folder: str | Path) -> Any:

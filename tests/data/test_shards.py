@@ -12,6 +12,7 @@ from lumina_jax.data.shards import (
     is_complete,
     missing_shards,
     open_shards,
+    read_lengths,
     shard_name,
     shard_range,
     write_shard,
@@ -25,6 +26,13 @@ def test_shards_read_back_in_order(tmp_path: Path):
     source = open_shards(tmp_path)
     assert len(source) == 6
     assert [source[i] for i in range(6)] == [f"{s}-{i}".encode() for s in (0, 1) for i in range(3)]
+
+
+def test_lengths_come_back_with_the_folder(tmp_path: Path):
+    finish(tmp_path, 3, {}, lengths=[5, 70_000, 1])
+    assert read_lengths(tmp_path).tolist() == [5, 70_000, 1]
+    with pytest.raises(FileNotFoundError, match=r"lengths.npy: not there; write the records again"):
+        read_lengths(tmp_path / "elsewhere")
 
 
 def test_a_killed_writer_leaves_no_shard(tmp_path: Path):
