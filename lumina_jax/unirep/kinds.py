@@ -7,7 +7,7 @@ import numpy as np
 from lumina_jax.unirep.tasks import TASKS
 
 TASK_NAMES = (*TASKS, "other")
-# Sides of squares; an image counts to the one whose area is nearest to its own in proportion. 0: a record without image.
+# Sides of squares; an image counts to the one nearest to its own area in proportion. 0: a record without image.
 AREAS_PX = (0, 64, 96, 112, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _LOG_SIDES = np.log(AREAS_PX[1:])
 
