@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "lumina_jax"
 
 FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its folder has an entry of its own
-    "dims config config_json paths",
+    "dims config config_json paths pickle_tree",
     "unirep experiment",
     "ops sharding checksums",
     "model vqgan",
@@ -36,6 +36,7 @@ LIBRARIES = {  # third-party modules that a room or module may import; one that 
     "config": set(),
     "config_json": set(),
     "paths": {"etils", "fsspec", "tqdm"},
+    "pickle_tree": set(),
     "unirep": {"numpy", "PIL", "sentencepiece", "tokenizers"},
     **dict.fromkeys(["ops", "sharding", "model", "vqgan", "sampling"], CORE),
     "ops.quantize": CORE | {"qwix"},  # when something is quantised, not before

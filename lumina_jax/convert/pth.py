@@ -13,21 +13,21 @@ import ml_dtypes
 import numpy as np
 
 from lumina_jax.convert.byte_source import ByteSource, open_source
-from lumina_jax.convert.pickle_tree import (
-    MAX_PICKLE_BYTES,
-    Call,
-    Name,
-    Persistent,
-    read_pickle,
-)
 from lumina_jax.convert.stored_tensor import (
     MAX_TENSORS,
-    BrokenFile,
     StoredTensor,
     check_whole,
     count_elements,
 )
 from lumina_jax.convert.zip_members import ZipMembers
+from lumina_jax.pickle_tree import (
+    MAX_PICKLE_BYTES,
+    BrokenFile,
+    Call,
+    Name,
+    Persistent,
+    read_pickle,
+)
 
 TORCH_DTYPES = {  # torch's name of a dtype -> numpy's; complex, quantised and packed ones are not weights
     "float64": np.dtype(np.float64),

@@ -17,12 +17,12 @@ import numpy as np
 from lumina_jax.convert.byte_source import ByteSource, open_source
 from lumina_jax.convert.stored_tensor import (
     MAX_TENSORS,
-    BrokenFile,
     StoredTensor,
     check_whole,
     count_elements,
 )
 from lumina_jax.paths import as_path
+from lumina_jax.pickle_tree import BrokenFile
 
 DTYPES = {
     "F64": np.dtype(np.float64),

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lumina_jax.pickle_tree import BrokenFile
+
 MAX_AXES = 32  # of a numpy 1 array
 MAX_LENGTH = 2**48  # elements along one axis, or in one tensor
 MAX_TENSORS = 100_000  # in one file; a 70B model has less than 1,000
-
-
-class BrokenFile(ValueError):
-    """What is wrong inside a file; readers put the file's name before it."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from isal.isal_zlib import crc32  # seven times as fast as zlib's
 
 from lumina_jax.convert.byte_source import ByteSource
-from lumina_jax.convert.stored_tensor import BrokenFile
+from lumina_jax.pickle_tree import BrokenFile
 
 LOCAL = struct.Struct("<4s5H3L2H")  # in front of a member
 ENTRY = struct.Struct("<4s6H3L5H2L")  # of the directory

@@ -8,8 +8,8 @@ import pytest
 
 from lumina_jax.convert import zip_members
 from lumina_jax.convert.byte_source import RemoteSource
-from lumina_jax.convert.stored_tensor import BrokenFile
 from lumina_jax.convert.zip_members import END, END64, ENTRY, LOCAL, LOCATOR64, ZipMembers
+from lumina_jax.pickle_tree import BrokenFile
 from tests.convert.pipe import Pipe
 
 PARTS = {"m/data.pkl": b"pickle" * 3, "m/data/0": bytes(range(256)) * 40, "m/ü": b""}

@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from lumina_jax.convert.pickle_tree import MAX_PICKLE_BYTES, Call, Name, read_pickle
-from lumina_jax.convert.stored_tensor import BrokenFile
+from lumina_jax.pickle_tree import MAX_PICKLE_BYTES, BrokenFile, Call, Name, read_pickle
 
 SHARED = [1, "two"]
 PLAIN = {

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lumina_jax.convert.stored_tensor import BrokenFile
-
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_OPCODES = 4_000_000  # about 50 a tensor
 MAX_NAME = 1000  # characters
@@ -21,6 +19,10 @@ HASHED = (
     2**32
 )  # integers from here on could all have one hash: every one would be compared with all before it
 DAMAGE = (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error)
+
+
+class BrokenFile(ValueError):
+    """What is wrong inside a file; readers put the file's name before it."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
