@@ -1,11 +1,15 @@
-"""Pre-tokenised conversations: record i of a source is a pure function of (source, VQGAN, tokenizer, i)."""
+"""Pre-tokenised conversations: record i of a source is a pure function of (source, VQGAN, tokenizer, i).
 
-from collections.abc import Callable
+A stored record is a `tf.train.Example` as TFDS writes it; `data/pretokenize/dataset_info.py` tells TFDS so.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgpack
 import numpy as np
+from tensorflow_datasets.proto import tf_example_pb2
 
 from lumina_jax.config import ModelConfig
 from lumina_jax.data.images import digest_of_code, source_digest, source_sizes
@@ -17,6 +21,7 @@ from lumina_jax.data.shards import (
     in_order,
     is_complete,
     missing_shards,
+    open_shards,
     shard_name,
     shard_range,
     share,
@@ -31,7 +36,7 @@ RECORDS_PER_SHARD = 2048
 CHUNK = 256  # records drawn at a time by one process
 ENCODE_BATCH = 32  # images of one size
 # the code that decides which tokens a scene becomes
-WRITTEN_BY = ("data/recipes.py", "unirep/*.py", "vqgan/*.py")
+WRITTEN_BY = ("data/recipes.py", "data/records.py", "unirep/*.py", "vqgan/*.py")
 
 EncodeBatch = Callable[[np.ndarray], np.ndarray]  # uint8[B,Y,X,3] -> codes [B,P,Q]
 
@@ -44,7 +49,8 @@ class Record(NamedTuple):
     task: str = ""
     size: tuple[int, int] = (0, 0)  # (width, height) px of the last image
     source: str = ""
-    index: int = 0
+    index: int = 0  # of its example in the source
+    id: str = ""  # what the source itself calls it
 
     def labels(self) -> np.ndarray:
         """int32 [S]: the token where it is predicted, -100 elsewhere; not shifted."""
@@ -65,17 +71,58 @@ def make_record(tokens: np.ndarray, labels: np.ndarray, **fields: Any) -> Record
 
 
 def pack_record(record: Record) -> bytes:
-    """A record as bytes, about two a token."""
-    content = record._replace(tokens=record.tokens.astype("<u2").tobytes())
-    return msgpack.packb(content._asdict())
+    """A record as the bytes of a `tf.train.Example`, about two a token; equal records give equal bytes."""
+    tokens, spans = _stored(record.tokens, record.spans)
+    texts = {"task": record.task, "source": record.source, "id": record.id}
+    width_px, height_px = record.size
+    numbers = {"width": width_px, "height": height_px, "index": record.index}
+    example = tf_example_pb2.Example()
+    features = example.features.feature
+    features["tokens"].bytes_list.value.append(tokens)
+    features["spans"].int64_list.value.extend(spans.ravel().tolist())
+    features["digest"].bytes_list.value.append(_digest(tokens, spans).encode())
+    for name, text in texts.items():
+        features[name].bytes_list.value.append(text.encode())
+    for name, number in numbers.items():
+        features[name].int64_list.value.append(number)
+    return example.SerializeToString(deterministic=True)
 
 
 def unpack_record(packed: bytes) -> Record:
-    """The inverse of `pack_record`."""
-    content = msgpack.unpackb(packed)
-    tokens = np.frombuffer(content["tokens"], "<u2")
-    spans = tuple((start, stop) for start, stop in content["spans"])
-    return Record(**{**content, "tokens": tokens, "spans": spans, "size": tuple(content["size"])})
+    """The inverse of `pack_record`; ValueError for bytes that are no record, and where its digest differs."""
+    try:
+        features = tf_example_pb2.Example.FromString(packed).features.feature
+        tokens, found = (features[name].bytes_list.value[0] for name in ("tokens", "digest"))
+        task, source, name = (
+            features[key].bytes_list.value[0].decode() for key in ("task", "source", "id")
+        )
+        width_px, height_px, index = (
+            features[key].int64_list.value[0] for key in ("width", "height", "index")
+        )
+        edges = list(features["spans"].int64_list.value)
+    except Exception as error:  # protobuf's are of its own kinds
+        raise ValueError(
+            f"{len(packed)} bytes that are no record of this version ({error}); write the records again"
+        ) from error
+    spans = tuple(zip(edges[::2], edges[1::2], strict=True))
+    record = Record(
+        np.frombuffer(tokens, "<u2"), spans, task, (width_px, height_px), source, index, name
+    )
+    if _digest(*_stored(record.tokens, spans)) != found.decode():
+        raise ValueError(
+            f"record {source}#{index}: damaged (its digest differs); write the records again"
+        )
+    return record
+
+
+def _stored(tokens: np.ndarray, spans: tuple[tuple[int, int], ...]) -> tuple[bytes, np.ndarray]:
+    """Tokens as little-endian uint16, and spans as int32[N,2]."""
+    return tokens.astype("<u2", copy=False).tobytes(), np.array(spans, "<i4").reshape(-1, 2)
+
+
+def _digest(tokens: bytes, spans: np.ndarray) -> str:
+    """16 hex digits of what a record teaches."""
+    return hashlib.sha256(tokens + spans.tobytes()).hexdigest()[:16]
 
 
 def ensure_records(
@@ -124,7 +171,9 @@ def ensure_records(
                 bar.update(len(records))
             write_shard(folder / shard_name(shard, num_shards), packed)
     drawn.close()
-    finish(folder, source.num_records, {"sizes": sizes})
+    lengths = [len(unpack_record(packed).tokens) for packed in open_shards(folder)]
+    notes = {"sizes": sizes, "tokenizer": tokenizer.fingerprint}
+    finish(folder, source.num_records, notes, lengths)
     return share(folder, data_dir, name)
 
 
@@ -157,27 +206,49 @@ def tokenise(
     return records
 
 
-def encode_images(images: list[np.ndarray], encode: EncodeBatch) -> list[np.ndarray]:
-    """Codes [P,Q] of each image, encoded in batches of one size filled up to ENCODE_BATCH."""
-    by_shape: dict[tuple, list[int]] = {}
+def encode_images(
+    images: Iterable[np.ndarray], encode: EncodeBatch, batch_size: int = ENCODE_BATCH
+) -> list[np.ndarray]:
+    """Codes [P,Q] of each image, encoded in batches of one size, of which the last is filled up.
+
+    An image is taken when the ones before it are encoded or wait for others of their size: of each size less than
+    `batch_size` are in memory.
+    """
+    codes: list[Any] = []
+    waiting: dict[tuple, list[tuple[int, np.ndarray]]] = {}
+
+    def run(part: list[tuple[int, np.ndarray]]) -> None:
+        filled = part + part[-1:] * (batch_size - len(part))
+        result = encode(np.stack([image for _, image in filled]))
+        for (place, _), code in zip(part, result, strict=False):
+            codes[place] = code
+
     for place, image in enumerate(images):
-        by_shape.setdefault(image.shape, []).append(place)
-    codes: list[Any] = [None] * len(images)
-    for places in by_shape.values():
-        for start in range(0, len(places), ENCODE_BATCH):
-            part = places[start : start + ENCODE_BATCH]
-            filled = part + part[-1:] * (ENCODE_BATCH - len(part))
-            result = encode(np.stack([images[place] for place in filled]))
-            for place, code in zip(part, result, strict=False):
-                codes[place] = code
+        codes.append(None)
+        part = waiting.setdefault(image.shape, [])
+        part.append((place, image))
+        if len(part) == batch_size:
+            run(waiting.pop(image.shape))
+    for part in waiting.values():
+        run(part)
     return codes
 
 
 def jitted_encoder(model: ModelConfig, vqgan_params: Any) -> EncodeBatch:
-    """The VQGAN's encoder on uint8 batches."""
+    """The VQGAN's encoder on uint8 batches, split over the devices of this process where they divide."""
     import jax
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     from lumina_jax.vqgan.codec import encode, from_pixels
 
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    params = jax.device_put(vqgan_params, whole)
     run = jax.jit(lambda params, pixels: encode(params, model.vqgan, from_pixels(pixels)))
-    return lambda pixels: np.asarray(run(vqgan_params, pixels))
+
+    def encode_batch(pixels: np.ndarray) -> np.ndarray:
+        place = whole if len(pixels) % len(devices) else split
+        return np.asarray(run(params, jax.device_put(pixels, place)))
+
+    return encode_batch

@@ -5,10 +5,15 @@ ArrayRecord reads and writes local files only: shards that belong into a bucket 
 
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import os
+import platform
+import re
 import signal
+import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -46,7 +51,8 @@ def missing_shards(folder: Path, num_shards: int) -> list[int]:
     """The shards still to be written; what a killed writer left half done is removed."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*.writing"):
-        if not _is_running(int(leftover.suffixes[-2][1:])):
+        host, _, process_id = leftover.suffixes[-2][1:].rpartition("-")
+        if host == _host() and not _is_running(int(process_id)):
             leftover.unlink(missing_ok=True)
     return [s for s in range(num_shards) if not (folder / shard_name(s, num_shards)).exists()]
 
@@ -55,7 +61,7 @@ def write_shard(file: Path, records: Iterable[bytes]) -> None:
     """Write one shard under a temporary name, then rename it: a kill leaves no half shard."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.writing")
+    temporary = temporary_name(file)
     writer = ArrayRecordWriter(str(temporary), OPTIONS)
     for record in records:
         writer.write(record)
@@ -63,9 +69,14 @@ def write_shard(file: Path, records: Iterable[bytes]) -> None:
     os.replace(temporary, file)
 
 
+def temporary_name(file: Path) -> Path:
+    """What a file is called while this process writes it."""
+    return file.with_name(f"{file.name}.{_host()}-{os.getpid()}.writing")
+
+
 def _link(file: Path, target: Path) -> None:
     """The same file under another name; another process may be doing it too."""
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.writing")
+    temporary = temporary_name(target)
     os.link(file, temporary)
     os.replace(temporary, target)
 
@@ -77,9 +88,9 @@ def finish(
     if lengths is not None:
         content = io.BytesIO()
         np.save(content, np.asarray(lengths, np.int32))
-        _replace(folder / LENGTHS, content.getvalue())
+        replace_file(folder / LENGTHS, content.getvalue())
     index = json.dumps({"num_records": num_records, **notes}, indent=1) + "\n"
-    _replace(folder / INDEX, index.encode())
+    replace_file(folder / INDEX, index.encode())
 
 
 def read_lengths(folder: str | Path) -> np.ndarray:
@@ -93,8 +104,9 @@ def read_lengths(folder: str | Path) -> np.ndarray:
     return np.load(io.BytesIO(file.read_bytes()))
 
 
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.writing")
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file of a folder so that a reader sees the old one or the new one."""
+    temporary = temporary_name(file)
     temporary.write_bytes(content)
     os.replace(temporary, file)
 
@@ -161,33 +173,50 @@ def in_processes(
 
 
 def in_order(
-    function: Callable[..., Any], arguments: list[tuple], num_workers: int, ahead: int = 4
+    function: Callable[..., Any], arguments: Iterable[tuple], num_workers: int, ahead: int = 4
 ) -> Generator[Any, None, None]:
-    """As `in_processes`, in the order of `arguments`, at most `ahead` results waiting."""
-    if len(arguments) <= 1:
-        yield from (function(*item) for item in arguments)
+    """As `in_processes`, in the order of `arguments`, which are taken as needed: at most `ahead` results wait."""
+    coming = iter(arguments)
+    first = list(itertools.islice(coming, max(ahead, 2)))
+    if len(first) <= 1:
+        yield from (function(*item) for item in first)
         return
-    with _pool(min(num_workers, len(arguments))) as pool:
-        waiting = [pool.submit(function, *item) for item in arguments[:ahead]]
-        for item in [*arguments[ahead:], *[None] * len(waiting)]:
-            result = waiting.pop(0).result()
-            if item is not None:
-                waiting.append(pool.submit(function, *item))
+    with _pool(num_workers) as pool:
+        waiting = deque(pool.submit(function, *item) for item in first)
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, *item) for item in itertools.islice(coming, 1))
             yield result
 
 
 @contextmanager
 def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Spawned processes that leave Ctrl-C to their parent; what is still queued at the end is dropped."""
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork of a process with JAX's threads may hang
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(num_workers, context, initializer=signal.signal, initargs=ignore)
+    # a fork of a process with JAX's threads may hang
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, context, initializer=_follow_parent)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when it is killed: who waits for work alone would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _host() -> str:
+    """The name of this machine, of letters and digits."""
+    return re.sub(r"[^A-Za-z0-9]", "", platform.node()) or "host"
 
 
 def _is_running(process_id: int) -> bool:

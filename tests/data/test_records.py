@@ -18,7 +18,7 @@ from lumina_jax.data.records import (
     tokenise,
     unpack_record,
 )
-from lumina_jax.data.shards import open_shards
+from lumina_jax.data.shards import open_shards, read_lengths
 from lumina_jax.experiment import ScenesSource
 from lumina_jax.unirep.image_tokens import find_images, parse_image
 from lumina_jax.vqgan.codec import abstract_vqgan
@@ -49,13 +49,23 @@ def mean_codes(pixels: np.ndarray) -> np.ndarray:
 
 def test_record_round_trip_and_labels():
     tokens, labels = np.array([0, 9, 65535, 5, 6, 7]), np.array([-100, 9, 65535, -100, 6, -100])
-    record = make_record(tokens, labels, task="t", size=(64, 32), source="s", index=3)
+    record = make_record(tokens, labels, task="t", size=(64, 32), source="s", index=3, id="a/7")
     assert record.spans == ((1, 3), (4, 5))
     found = unpack_record(pack_record(record))
     np.testing.assert_array_equal(found.tokens, tokens)
     np.testing.assert_array_equal(found.labels(), labels)
     assert found._replace(tokens=record.tokens) == record
     assert found.tokens.dtype == np.uint16
+
+
+def test_a_damaged_record_and_other_bytes_are_refused():
+    packed = pack_record(make_record(np.array([300, 301]), np.array([-100, 301]), source="s"))
+    tokens = np.array([300, 301], "<u2").tobytes()
+    with pytest.raises(ValueError, match="record s#0: damaged"):
+        unpack_record(packed.replace(tokens, tokens[::-1]))
+    for other in (b"", packed[:-3], b"\x85\xa6tokens"):
+        with pytest.raises(ValueError, match="no record of this version"):
+            unpack_record(other)
 
 
 def test_id_beyond_uint16_is_refused():
@@ -100,6 +110,7 @@ def test_records_are_written_once_and_follow_the_vqgan(
     source = open_shards(folder)
     found = [unpack_record(source[index]) for index in range(5)]
     assert [record.index for record in found] == list(range(5))
+    assert read_lengths(folder).tolist() == [len(record.tokens) for record in found]
     assert [record.size for record in found] == [(64, 64), (80, 48)] * 2 + [(64, 64)]
     monkeypatch.setattr(records_module, "write_shard", None)
     assert ensure_records(SOURCE, MODEL, params, small_tokenizer, tmp_path) == folder

@@ -15,6 +15,7 @@ from lumina_jax.data.shards import (
     read_lengths,
     shard_name,
     shard_range,
+    temporary_name,
     write_shard,
 )
 
@@ -47,13 +48,15 @@ def test_a_killed_writer_leaves_no_shard(tmp_path: Path):
     assert missing_shards(tmp_path, 2) == [0]
 
 
-def test_leftovers_go_unless_their_writer_lives(tmp_path: Path):
-    mine = tmp_path / f"{shard_name(0, 1)}.{os.getpid()}.writing"
-    dead = tmp_path / f"{shard_name(0, 1)}.{2**22 + 1}.writing"  # above Linux's largest process id
-    for file in (mine, dead):
+def test_leftovers_go_unless_their_writer_lives_or_is_on_another_machine(tmp_path: Path):
+    mine = temporary_name(tmp_path / shard_name(0, 1))
+    process, far = f"-{os.getpid()}.", f"-{2**22 + 1}."  # above Linux's largest process id
+    dead = mine.with_name(mine.name.replace(process, far))
+    elsewhere = dead.with_name(f"{shard_name(0, 1)}.elsewhere{far}writing")
+    for file in (mine, dead, elsewhere):
         file.write_bytes(b"")
     missing_shards(tmp_path, 1)
-    assert mine.exists() and not dead.exists()
+    assert mine.exists() and elsewhere.exists() and not dead.exists()
 
 
 def test_only_a_finished_folder_is_complete(tmp_path: Path):
@@ -77,5 +80,5 @@ def test_shard_ranges_cover_every_record_once(num_shards: int, num_records: int)
 
 def test_processes_return_every_result_in_order():
     arguments = [(base, 2) for base in range(7)]
-    assert list(in_order(pow, arguments, num_workers=2)) == [base**2 for base in range(7)]
+    assert list(in_order(pow, iter(arguments), num_workers=2)) == [base**2 for base in range(7)]
     assert sorted(in_processes(pow, arguments[:3], num_workers=2)) == [0, 1, 4]
