@@ -1,0 +1,86 @@
+"""WebDataset tars as a source: members of one name before the first dot are an example; nothing is unpacked."""
+
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from lumina_jax.data.pretokenize.examples import (
+    BadInput,
+    Example,
+    FileRange,
+    Source,
+    Where,
+    captions_of,
+    digest_of,
+)
+from lumina_jax.data.pretokenize.folder_source import IMAGE_SUFFIXES
+from lumina_jax.data.pretokenize.json_source import parse_object
+from lumina_jax.data.pretokenize.options import SourceOptions
+
+TEXTS = (".txt", ".json")
+
+
+def open_tars(path: Path, options: SourceOptions) -> Source:
+    """One tar, or all of a folder by name: an image with .txt or .json beside; other members are passed over.
+
+    The .json holds "caption" (or --caption-field), or "conversations" that speak of the images of its example.
+    """
+    tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
+    if not tars:
+        raise ValueError(f"{path}: no .tar there")
+    groups = [group for tar in tars for group in _groups(tar)]
+
+    def read(index: int) -> Example:
+        return _example(groups[index], options)
+
+    return Source("webdataset", len(groups), read, digest_of(groups))
+
+
+def _groups(tar: Path) -> list[tuple[str, str, str, tuple]]:
+    """(tar, key, problem, members) of every example; a tar that breaks off ends with one that has the problem."""
+    found: dict[str, list[tuple[str, int, int]]] = {}  # (suffix, offset, size)
+    problem = ""
+    try:
+        with tarfile.open(tar, "r:") as stream:
+            for member in stream:
+                name = PurePosixPath(member.name)
+                stem, _, rest = name.name.partition(".")
+                suffix = PurePosixPath(f"x.{rest.lower()}").suffix
+                if member.isreg() and not member.issparse() and stem:
+                    if suffix in IMAGE_SUFFIXES or suffix in TEXTS:
+                        place = (suffix, member.offset_data, member.size)
+                        found.setdefault(str(name.with_name(stem)), []).append(place)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        problem = f"a broken tar ({error}); what follows is lost"
+    groups = [(str(tar), key, "", tuple(members)) for key, members in found.items()]
+    return groups + [(str(tar), "", problem, ())] * bool(problem)
+
+
+def _example(group: tuple[str, str, str, tuple], options: SourceOptions) -> Example:
+    tar, key, problem, members = group
+    where = Where(f"{tar}#{key}" if key else tar)
+    if problem:
+        raise BadInput(where, problem)
+    images = tuple(
+        FileRange(tar, *place, name=suffix) for suffix, *place in members if suffix not in TEXTS
+    )
+    texts = {suffix: FileRange(tar, *place) for suffix, *place in members if suffix in TEXTS}
+    record = parse_object(_text(texts[".json"], where), where) if ".json" in texts else {}
+    if "conversations" in record:
+        return Example(where, images, turns=record["conversations"], id=key)
+    field = options.caption_field or "caption"
+    if ".txt" in texts:
+        captions = captions_of(_text(texts[".txt"], where), where)
+    elif field in record:
+        captions = captions_of(record[field], where)
+    else:
+        raise BadInput(where, f'no caption: want .txt, or .json with "{field}" or "conversations"')
+    if len(images) != 1:
+        raise BadInput(where, f"{len(images)} images with a caption, want 1")
+    return Example(where, images, captions=captions, id=key)
+
+
+def _text(place: FileRange, where: Where) -> str:
+    try:
+        return place.read().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(where, f"its text cannot be read ({error})") from error
