@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.run.distributed:
         import jax
 
-        jax.distributed.initialize()
+        if not jax.distributed.is_initialized():
+            jax.distributed.initialize()
     else:
         from lumina_jax.compile_cache import keep_compiled_programs
 

@@ -77,6 +77,11 @@ def parse_object(text: str, where: Where) -> dict:
         raise BadInput(where, f"no JSON ({error or type(error).__name__})") from error
     if strange:
         raise BadInput(where, f"{strange[0]}: no number that JSON knows")
+    if r"\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(where, f"half a character ({error})") from error
     if not isinstance(value, dict):
         raise BadInput(where, f"a {type(value).__name__}, want an object")
     return value

@@ -32,7 +32,8 @@ def open_tars(path: Path, options: SourceOptions) -> Source:
     def read(index: int) -> Example:
         return _example(groups[index], options)
 
-    return Source("webdataset", len(groups), read, digest_of(groups))
+    stated = ((Path(tar).name, *more) for tar, *more in groups)  # wherever they are mounted
+    return Source("webdataset", len(groups), read, digest_of(stated))
 
 
 def _groups(tar: Path) -> list[tuple[str, str, str, tuple]]:

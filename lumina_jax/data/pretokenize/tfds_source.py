@@ -32,8 +32,9 @@ def open_tfds(path: Path, options: SourceOptions) -> Source:
         count = len(records)
     except Exception as error:  # TFDS raises many kinds
         reason = " ".join(str(error).split())[:200]
+        absent = "" if path.is_dir() else "no such file or folder, and "
         raise ValueError(
-            f"{path}: cannot be read as a TFDS dataset ({reason}); prepare it with file_format='array_record'"
+            f"{path}: {absent}not read as a TFDS dataset ({reason}); prepare it with file_format='array_record'"
         ) from error
     if not count:
         raise ValueError(f"{path}: split {options.split} is empty")

@@ -1,0 +1,60 @@
+"""A small checkpoint to tokenise with, and the command as tests run it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from lumina_jax.checkpoint import save_model
+from lumina_jax.cli import run_main
+from lumina_jax.data.pretokenize.__main__ import main
+from lumina_jax.data.records import Record, unpack_record
+from lumina_jax.data.shards import open_shards
+
+
+class Outcome(NamedTuple):
+    """What the command left."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of its folder, in order."""
+        return [unpack_record(packed) for packed in open_shards(self.folder)]
+
+    @property
+    def bad(self) -> str:
+        """Its list of bad inputs."""
+        return (self.folder / "bad.jsonl").read_text()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(small_lumina, tmp_path_factory) -> str:
+    """The VQGAN and tokenizer of `small_lumina`: 8 px a code, 16 px a unit, 128 px, 64 codes."""
+    path = tmp_path_factory.mktemp("pretokenize") / "model"
+    save_model(
+        path, {"vqgan": small_lumina.vqgan_params}, small_lumina.config, small_lumina.tokenizer
+    )
+    return str(path)
+
+
+@pytest.fixture
+def pretokenize(checkpoint, capsys, tmp_path) -> Callable[..., Outcome]:
+    """`pretokenize(src, "--part", "1/2", dst="a")` runs the command in this process."""
+
+    def run(src: Path, *options: object, dst: str = "dst") -> Outcome:
+        folder, code = tmp_path / dst, 0
+        given = {"--checkpoint": checkpoint} if "--checkpoint" not in options else {}
+        pairs = [str(word) for pair in given.items() for word in pair]
+        try:
+            run_main(lambda: main([str(src), str(folder), *pairs, *map(str, options)]))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err, folder)
+
+    return run
