@@ -1,15 +1,19 @@
 """A small checkpoint to tokenise with, and the command as tests run it."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from lumina_jax.checkpoint import save_model
+from lumina_jax import checkpoint as checkpoints
+from lumina_jax.checkpoint import digest, load_model, save_model
 from lumina_jax.cli import run_main
+from lumina_jax.config import ModelConfig
+from lumina_jax.data.pretokenize import command
 from lumina_jax.data.pretokenize.__main__ import main
-from lumina_jax.data.records import Record, unpack_record
+from lumina_jax.data.records import EncodeBatch, Record, jitted_encoder, unpack_record
 from lumina_jax.data.shards import open_shards
 
 
@@ -42,9 +46,23 @@ def checkpoint(small_lumina, tmp_path_factory) -> str:
     return str(path)
 
 
+# what every run of the command does anew, once for all tests
+_load_model, _digest = cache(load_model), cache(digest)
+_ENCODERS: dict[ModelConfig, EncodeBatch] = {}
+
+
+def _encoder(model: ModelConfig, vqgan_params: Any) -> EncodeBatch:
+    if model not in _ENCODERS:
+        _ENCODERS[model] = jitted_encoder(model, vqgan_params)
+    return _ENCODERS[model]
+
+
 @pytest.fixture
-def pretokenize(checkpoint, capsys, tmp_path) -> Callable[..., Outcome]:
+def pretokenize(checkpoint, capsys, tmp_path, monkeypatch) -> Callable[..., Outcome]:
     """`pretokenize(src, "--part", "1/2", dst="a")` runs the command in this process."""
+    monkeypatch.setattr(command, "jitted_encoder", _encoder)
+    monkeypatch.setattr(checkpoints, "load_model", _load_model)
+    monkeypatch.setattr(checkpoints, "digest", _digest)
 
     def run(src: Path, *options: object, dst: str = "dst") -> Outcome:
         folder, code = tmp_path / dst, 0

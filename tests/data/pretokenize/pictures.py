@@ -40,7 +40,7 @@ def photograph(name: str) -> Image.Image:
     return image
 
 
-def scene(index: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+def scene(index: int, size: tuple[int, int] = (150, 100)) -> Image.Image:
     """One of Scenes."""
     return Image.fromarray(draw_image(SOURCE, index, size))
 
