@@ -54,10 +54,14 @@ def record_of_ids(words: Words, index: int, example: Example, ids: np.ndarray, l
     vocab, model = words.tokenizer.vocab, words.model
     if int(ids.max()) >= vocab.size:
         raise ValueError(f"id {ids.max()}: this tokenizer's are below {vocab.size}")
-    spans, size = find_images(ids, vocab), (0, 0)
-    if spans:
-        codes = parse_image(ids[slice(*spans[-1])], vocab, model.grid, model.image_layout)
+    spans, size, inside = find_images(ids, vocab), (0, 0), np.zeros(len(ids), bool)
+    for span in spans:
+        inside[slice(*span)] = True
+        codes = parse_image(ids[slice(*span)], vocab, model.grid, model.image_layout)
         size = (codes.shape[1] * model.grid.patch_px, codes.shape[0] * model.grid.patch_px)
+    stray = np.flatnonzero(vocab.is_code(ids) & ~inside)
+    if len(stray):
+        raise ValueError(f"token {stray[0]}: an image code outside of any whole image")
     prompt, at = "", 1
     end = int(np.argmax(ids == vocab.sep_id)) if vocab.sep_id in ids else len(ids)
     for start, stop in [*[span for span in spans if span[1] <= end], (end, end)]:

@@ -15,6 +15,7 @@ from lumina_jax.data.pretokenize import command
 from lumina_jax.data.pretokenize.__main__ import main
 from lumina_jax.data.records import EncodeBatch, Record, jitted_encoder, unpack_record
 from lumina_jax.data.shards import open_shards
+from lumina_jax.paths import is_remote, parse_path
 
 
 class Outcome(NamedTuple):
@@ -66,6 +67,7 @@ def pretokenize(checkpoint, capsys, tmp_path, monkeypatch) -> Callable[..., Outc
 
     def run(src: Path, *options: object, dst: str = "dst") -> Outcome:
         folder, code = tmp_path / dst, 0
+        folder = parse_path(dst) if is_remote(dst) else folder
         given = {"--checkpoint": checkpoint} if "--checkpoint" not in options else {}
         pairs = [str(word) for pair in given.items() for word in pair]
         try:
