@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 
 from lumina_jax.config import GridConfig
-from lumina_jax.data import pipeline
+from lumina_jax.data import stepwise
 from lumina_jax.data.images import pack_image
 from lumina_jax.data.pipeline import (
-    PixelSource,
-    Rows,
     drops_context,
     pad_records,
-    pixel_batches,
     token_batches,
     without_context,
 )
+from lumina_jax.data.pixels import PixelSource, pixel_batches
 from lumina_jax.data.records import Record, make_record, pack_record
+from lumina_jax.data.stepwise import Rows
 from lumina_jax.experiment import Stage
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.unirep.conversation import conversation_ids
@@ -77,7 +76,7 @@ def test_hosts_share_each_batch_out(small_tokenizer):
 
 def test_threads_do_not_change_the_order(small_tokenizer, monkeypatch):
     whole = batches(small_tokenizer)
-    monkeypatch.setattr(pipeline, "READ", grain.ReadOptions(1, 1))
+    monkeypatch.setattr(stepwise, "READ", grain.ReadOptions(1, 1))
     assert_same(batches(small_tokenizer), whole)
 
 
