@@ -17,7 +17,8 @@ from lumina_jax.dims import pick
 from lumina_jax.experiment import Stage
 
 NAMED = 5  # records that a message names
-FULL_ENOUGH = 0.98  # bins below it: a line says which size would be fuller
+ENOUGH_BINS = 100  # to say how full they are
+FULL_ENOUGH = 0.97  # bins below it: a line says which size would be fuller
 
 
 class Row(NamedTuple):
@@ -157,14 +158,16 @@ def _that_fit(
 
 
 def _fullness(bins: Bins, lengths: np.ndarray, bin_tokens: int, name: str) -> list[str]:
-    """A note where another size of bins would be much fuller."""
+    """A note where another size of bins would be much fuller; a few bins say nothing."""
     share = efficiency(bins, lengths, bin_tokens)
-    if share >= FULL_ENOUGH:
+    if share >= FULL_ENOUGH or len(bins) < ENOUGH_BINS:
         return []
-    other = best_bin(lengths, max(bin_tokens // 2, int(lengths.max())), 2 * bin_tokens)
+    other, better = best_bin(lengths, max(bin_tokens // 2, int(lengths.max())), 2 * bin_tokens)
+    if better < share + 0.01:
+        return []
     return [
-        f"bins of source {name} are {share:.1%} full at max_tokens {bin_tokens}; "
-        f"{other} fills them best between half and twice as many"
+        f"bins of source {name} are {share:.1%} full at max_tokens {bin_tokens}; at {other} they would be "
+        f"{better:.1%} full"
     ]
 
 

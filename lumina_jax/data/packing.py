@@ -72,11 +72,19 @@ def efficiency(bins: Bins, lengths: np.ndarray, bin_tokens: int) -> float:
     return float(lengths[bins.records].sum() / max(1, len(bins) * bin_tokens))
 
 
-def best_bin(lengths: np.ndarray, smallest: int, largest: int, sample: int = 4096) -> int:
-    """The multiple of 128 from `smallest` to `largest` whose bins a sample of the records fills best."""
+def best_bin(
+    lengths: np.ndarray, smallest: int, largest: int, sample: int = 4096
+) -> tuple[int, float]:
+    """The size from `smallest` to `largest` whose bins a sample of the records fills best, and how full they are.
+
+    Multiples of 128 are tried, below 1024 tokens of 8.
+    """
     some = lengths[:: -(-len(lengths) // sample)]
-    sizes = range(-(-smallest // STEP) * STEP, largest + 1, STEP)
-    return max(sizes, key=lambda size: efficiency(plan_bins(some, size, 0), some, size))
+    step = STEP if smallest >= 8 * STEP else STEP // 16
+    sizes = range(-(-smallest // step) * step, max(smallest + step, largest + 1), step)
+    shares = {size: efficiency(plan_bins(some, size, 0), some, size) for size in sizes}
+    best = max(shares, key=shares.__getitem__)
+    return best, shares[best]
 
 
 def _packed_window(order: np.ndarray, lengths: np.ndarray, bin_tokens: int) -> Iterator[np.ndarray]:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,8 @@ from lumina_jax.data.stepwise import Batch, Curriculum, Rows, by_stage
 from lumina_jax.experiment import Stage
 from lumina_jax.unirep.kinds import area_index, task_index
 from lumina_jax.unirep.vocab import Vocab
+
+_area_index = lru_cache(area_index)  # a source has few sizes
 
 
 def token_batches(
@@ -42,15 +44,15 @@ def token_batches(
         if rows.index == 0:
             say(plan.notes)
         mine = rows.of(stage.batch_size)
-        drop = partial(_with_dropout, context_dropout, vocab, (seed, index), stage.layout)
+        drop = partial(_with_dropout, context_dropout, vocab, (seed, index))
         return partial(_batch, sources, plan, mine, drop, vocab.pad_id)
 
     return by_stage(curriculum, start_step, stage_batches, num_workers)
 
 
-def drops_context(probability: float, position: Sequence[int]) -> bool:
-    """Whether the record at `position` (seed, stage, place in the stage) loses its context."""
-    return bool(np.random.default_rng((*position, 0xC0)).random() < probability)
+def drops_context(probability: float, position: Sequence[int], count: int = 1) -> np.ndarray:
+    """bool[count]: which records of the row at `position` (seed, stage, place in the stage) lose their context."""
+    return np.random.default_rng((*position, 0xC0)).random(count) < probability
 
 
 def without_context(record: Record, vocab: Vocab) -> Record:
@@ -112,7 +114,7 @@ def _fill_row(row: Batch, records: Sequence[Record], count: np.ndarray) -> None:
         row["segment_ids"][start:at] = segment
         row["positions"][start:at] = count[: at - start]
         row["tasks"][start:at] = task_index(record.task)
-        row["areas"][start:at] = area_index(record.size)
+        row["areas"][start:at] = _area_index(record.size)
     row["positions"][at:] = count[at - start : len(count) - start]
 
 
@@ -138,18 +140,14 @@ def _with_dropout(
     probability: float,
     vocab: Vocab,
     seed: tuple[int, int],
-    layout: str,
     row: Row,
     records: list[Record],
 ) -> list[Record]:
     """The records of a row, some without context: drawn by the row's position in the stage and the place in it."""
     if probability <= 0:
         return records
-    places = [
-        (row.position, place) if layout == "packed" else (row.position,)
-        for place in range(len(records))
-    ]
+    dropped = drops_context(probability, (*seed, row.position), len(records))
     return [
-        without_context(record, vocab) if drops_context(probability, (*seed, *place)) else record
-        for place, record in zip(places, records, strict=True)
+        without_context(record, vocab) if drop else record
+        for record, drop in zip(records, dropped, strict=True)
     ]

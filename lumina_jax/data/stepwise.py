@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from lumina_jax.experiment import Stage
 
@@ -95,6 +96,8 @@ def _read_ahead(batches: grain.MapDataset, num_workers: int) -> Iterator[Batch]:
     """The batches in order; the processes end with the iterator."""
     read = batches.to_iter_dataset(READ)
     if num_workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain 0.2.18 reads flags of absl, which our commands do not parse
         options = grain.MultiprocessingOptions(num_workers, BATCHES_AHEAD)
         read = read.mp_prefetch(options, worker_init_fn=_leave_ctrl_c_to_parent)
     with closing(iter(read)) as iterator:
