@@ -3,7 +3,7 @@
 `mixture.py` says which records stand in a row, `stepwise.py` reads ahead; see docs/data.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ def token_batches(
     lengths: Mapping[str, np.ndarray] | None = None,
     too_long: Literal["error", "skip"] = "error",
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of `rows_of_records` from `start_step` to the run's end; S is the stage's, or a bucket of it.
 
     `sources`: random access to packed records by source name; `lengths`: the tokens of each of their records,

@@ -1,6 +1,6 @@
 """The VQGAN's batches, a pure function of (config, step): all images of a batch have one size."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ def pixel_batches(
     start_step: int = 0,
     rows: Rows = Rows(),
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """{"pixels": uint8[B,Y,X,3]} from `start_step` to the run's end; all images of a batch have one size."""
 
     def stage_batches(index: int, stage: Stage) -> Callable[[int], Batch]:

@@ -5,7 +5,7 @@ would have had.
 """
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple, Protocol
 
@@ -57,13 +57,13 @@ def by_stage(
     start_step: int,
     stage_batches: Callable[[int, Stage], Callable[[int], Batch]],
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of every stage from `start_step` on, read ahead across its boundaries.
 
     `stage_batches` makes the lookup of a stage, by the step within it; stages that are over are not asked for.
     """
     if start_step >= curriculum.total_steps:
-        return iter(())
+        return (batch for batch in ())
     starts, stage_of_step = curriculum.stage_starts(), curriculum.stage_of_steps()
     first = int(stage_of_step[start_step])
     loaders = [
@@ -92,7 +92,7 @@ def seed_of(*parts: int | str) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _read_ahead(batches: grain.MapDataset, num_workers: int) -> Iterator[Batch]:
+def _read_ahead(batches: grain.MapDataset, num_workers: int) -> Generator[Batch, None, None]:
     """The batches in order; the processes end with the iterator."""
     read = batches.to_iter_dataset(READ)
     if num_workers:

@@ -16,7 +16,7 @@ from lumina_jax.experiment import LossConfig
 from lumina_jax.model.params import abstract_params
 from lumina_jax.train.step import init_state, make_train_step
 
-PRE = TransformerConfig(2, 16, 4, 2, 8, 32, 64)
+PRE = TransformerConfig(1, 16, 4, 2, 8, 32, 64)
 PLACEMENTS = {
     "pre": PRE,
     "swin": replace(PRE, norm_placement="swin", qk_norm_shards=2),
