@@ -10,6 +10,8 @@ from typing import Literal
 
 from lumina_jax.config import ModelConfig, SampleConfig, require
 
+LAYOUTS = ("padded", "packed", "buckets")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -18,8 +20,15 @@ class Stage:
     steps: int  # optimiser steps
     batch_size: int  # sequences (images for a VQGAN) per step, over all devices
     learning_rate: float  # peak
-    mixture: tuple[tuple[str, float], ...]  # (source name, weight); sources fix area and sizes
-    max_tokens: int = 4096  # S; longer records are an error, shorter are padded
+    # (source name, weight): shares of rows, so of records, with "packed" of bins (about of tokens), with
+    # "buckets" of batches; sources fix area and sizes
+    mixture: tuple[tuple[str, float], ...]
+    max_tokens: int = (
+        4096  # S, the tokens of a row; `DataConfig.too_long` says what becomes of longer records
+    )
+    # what a row is: a record and padding, a bin of whole records, or a record of a batch of similar lengths
+    layout: Literal["padded", "packed", "buckets"] = "padded"
+    buckets: tuple[int, ...] = ()  # "buckets": the S a batch may have, rising to max_tokens
     warmup_steps: int = 0  # linear, from the previous stage's last rate (from 0 in the first)
     # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
     final_ratio: float = 1.0
@@ -29,6 +38,19 @@ class Stage:
         require(self.batch_size > 0, f"batch_size {self.batch_size}: want at least 1")
         require(0 <= self.warmup_steps <= self.steps, "warmup_steps must lie within the stage")
         require(bool(self.mixture), "a stage needs at least one (source, weight) in its mixture")
+        for name, weight in self.mixture:
+            require(weight > 0, f"mixture: weight {weight} of {name}: want more than 0")
+        require(self.layout in LAYOUTS, f"layout {self.layout!r}: want one of {', '.join(LAYOUTS)}")
+        ends = self.buckets[-1:] == (self.max_tokens,) if self.layout == "buckets" else True
+        rising = self.buckets == tuple(sorted({size for size in self.buckets if size > 0}))
+        require(
+            ends and rising,
+            f"buckets {self.buckets}: want rising sizes, the last of them max_tokens {self.max_tokens}",
+        )
+        require(
+            self.layout == "buckets" or not self.buckets,
+            f"buckets {self.buckets}: layout {self.layout!r} has none; want layout 'buckets'",
+        )
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,16 @@ class DataConfig:
 
     sources: tuple[ScenesSource | RecordSource, ...] = ()
     seed: int = 0  # order and mixture
-    num_workers: int = 0  # loader processes; the order does not depend on it
+    num_workers: int = 0  # loader processes, 0: threads; the order does not depend on it
+    # records longer than a stage's max_tokens: refused, or left out with a warning that counts and names them
+    too_long: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 0, f"num_workers {self.num_workers}: want 0 (threads) or more")
+        require(
+            self.too_long in ("error", "skip"),
+            f"too_long {self.too_long!r}: want 'error' or 'skip'",
+        )
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ def step_and_state(experiment: Experiment, layout: Any = None) -> tuple[Any, Any
     state = jax.eval_shape(
         lambda k: init_state(init_params(model.transformer, k), optimizer, decay), key
     )
-    return make_train_step(model, train.loss, optimizer, decay, layout), state
+    packed = any(stage.layout == "packed" for stage in train.stages)
+    return make_train_step(model, train.loss, optimizer, decay, layout, packed), state
 
 
 def token_batch(batch_size: int, max_tokens: int, sharding: Any = None) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import numpy as np
 
 from lumina_jax.checkpoint import LoadedModel, digest, load_model, on_first_process, read_tokenizer
 from lumina_jax.data.images import ensure_images, source_sizes
-from lumina_jax.data.pipeline import PixelSource, Rows, pixel_batches, token_batches
+from lumina_jax.data.pixels import PixelSource, pixel_batches
 from lumina_jax.data.records import ensure_records
 from lumina_jax.data.shards import open_shards
+from lumina_jax.data.sources import batches_of, check_made_with
+from lumina_jax.data.stepwise import Rows
 from lumina_jax.dims import pick
 from lumina_jax.experiment import Experiment, RecordSource, ScenesSource
 from lumina_jax.model.params import (
@@ -65,18 +67,16 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
     assets = _assets(experiment)
     vqgan = jax.device_get(assets.params["vqgan"])
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
+    made_with = _made_with(experiment.assets, assets.tokenizer)
+    packed = any(stage.layout == "packed" for stage in train.stages)
 
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
         folders = {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
-        records = {name: open_shards(folder) for name, folder in folders.items()}
-        vocab, dropout = assets.tokenizer.vocab, train.loss.context_dropout
-        seed = experiment.data.seed
-        return lambda start: token_batches(
-            records, curriculum, seed, vocab, dropout, start, _rows()
-        )
+        return batches_of(experiment, curriculum, folders, assets.tokenizer.vocab, _rows())
 
     def folder_of(source: ScenesSource | RecordSource, data_dir: str | Path) -> str | Path:
         if isinstance(source, RecordSource):
+            check_made_with(source.path, made_with)
             return source.path
         workers = experiment.data.num_workers
         return _built_once(
@@ -111,12 +111,12 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         init=init,
         with_weights=with_weights,
         weight_shardings=weight_shardings,
-        step=make_train_step(model, train.loss, optimizer, ema_decay, layout),
+        step=make_train_step(model, train.loss, optimizer, ema_decay, layout, packed),
         shardings=lambda state: state_shardings(state, param_letters(config), layout),
         batches=batches,
         release=release,
         tokenizer=assets.tokenizer,
-        made_with=_made_with(experiment.assets, assets.tokenizer),
+        made_with=made_with,
     )
 
 
@@ -136,7 +136,7 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
             num_sizes = len(source_sizes(source, model.grid))
             sources[source.name] = PixelSource(open_shards(folder), num_sizes, source.crop_px)
         return lambda start: pixel_batches(
-            sources, curriculum, experiment.data.seed, start, _rows()
+            sources, curriculum, experiment.data.seed, start, _rows(), workers
         )
 
     def with_weights(state: Any, weights: Any) -> Any:

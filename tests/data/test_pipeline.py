@@ -1,25 +1,19 @@
 """Batches: a pure function of (config, step), for any start, any number of hosts and of threads."""
 
-from dataclasses import replace
-from itertools import islice
-
 import grain
 import numpy as np
 import pytest
 
 from lumina_jax.config import GridConfig
-from lumina_jax.data import pipeline
-from lumina_jax.data.images import pack_image
+from lumina_jax.data import stepwise
 from lumina_jax.data.pipeline import (
-    PixelSource,
-    Rows,
     drops_context,
     pad_records,
-    pixel_batches,
     token_batches,
     without_context,
 )
 from lumina_jax.data.records import Record, make_record, pack_record
+from lumina_jax.data.stepwise import Rows
 from lumina_jax.experiment import Stage
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.unirep.conversation import conversation_ids
@@ -77,7 +71,7 @@ def test_hosts_share_each_batch_out(small_tokenizer):
 
 def test_threads_do_not_change_the_order(small_tokenizer, monkeypatch):
     whole = batches(small_tokenizer)
-    monkeypatch.setattr(pipeline, "READ", grain.ReadOptions(1, 1))
+    monkeypatch.setattr(stepwise, "READ", grain.ReadOptions(1, 1))
     assert_same(batches(small_tokenizer), whole)
 
 
@@ -172,11 +166,16 @@ def test_context_dropout_is_the_forks_rule(small_tokenizer, turns, num_images, d
 
 
 def test_context_dropout_is_a_function_of_the_position():
-    draws = [drops_context(0.25, (0, 0, place)) for place in range(2000)]
-    assert draws == [drops_context(0.25, (0, 0, place)) for place in range(2000)]
-    assert 0.2 < np.mean(draws) < 0.3
-    assert draws != [drops_context(0.25, (1, 0, place)) for place in range(2000)]
-    assert not drops_context(0.0, (0, 0, 0)) and drops_context(1.0, (0, 0, 0))
+    def draws(seed: int, count: int = 1) -> np.ndarray:
+        found = [drops_context(0.25, (seed, 0, place), count) for place in range(2000)]
+        return np.stack(found)
+
+    assert (draws(0) == draws(0)).all() and (draws(0) != draws(1)).any()
+    several = draws(0, 3)
+    assert (several[:, :1] == draws(0)).all()  # a row of one record is drawn as before
+    assert ((several.mean(axis=0) > 0.2) & (several.mean(axis=0) < 0.3)).all()
+    assert (several[:, 0] != several[:, 1]).any()
+    assert not drops_context(0.0, (0, 0, 0)).any() and drops_context(1.0, (0, 0, 0)).all()
 
 
 def test_context_dropout_reaches_the_batches(small_tokenizer):
@@ -189,61 +188,3 @@ def test_context_dropout_reaches_the_batches(small_tokenizer):
     assert set(first.tolist()) == {vocab.bos_id, vocab.image_start_id}
     alone = next(b["labels"][row] for b in found for row in range(8) if b["tokens"][row, 0] > 0)
     assert alone[0] == vocab.image_start_id
-
-
-def images_of(count: int, *sizes: tuple[int, int]) -> list[bytes]:
-    """Every pixel of image i is i."""
-    made = []
-    for index in range(count):
-        width, height = sizes[index % len(sizes)]
-        made.append(pack_image(np.full((height, width, 3), index, np.uint8)))
-    return made
-
-
-PICTURES = {
-    "wide": PixelSource(images_of(12, (48, 32), (64, 16)), 2),
-    "crops": PixelSource(images_of(8, (64, 64), (96, 48)), 2, crop_px=32),
-}
-PICTURE_STAGES = (
-    Stage(6, 4, 0.1, (("wide", 1.0),)),
-    Stage(5, 4, 0.1, (("crops", 0.5), ("wide", 0.5))),
-)
-
-
-def test_images_of_a_batch_have_one_size():
-    found = list(pixel_batches(PICTURES, Curriculum(PICTURE_STAGES), 0))
-    shapes = [batch["pixels"].shape for batch in found]
-    assert set(shapes[:6]) == {(4, 32, 48, 3), (4, 16, 64, 3)}
-    assert set(shapes[6:]) >= {(4, 32, 32, 3)} and len(set(shapes[6:])) > 1
-    shown = [batch["pixels"][:, 0, 0, 0] for batch in found[:6]]
-    for shape, indices in zip(shapes, shown, strict=False):
-        assert set(indices % 2) == {0 if shape[1] == 32 else 1}
-    assert sorted(np.concatenate(shown)) == sorted(list(range(12)) * 2)
-
-
-def test_pixel_batches_resume_and_share_out():
-    curriculum = Curriculum(PICTURE_STAGES)
-    whole = list(pixel_batches(PICTURES, curriculum, 0))
-    assert_same(list(pixel_batches(PICTURES, curriculum, 0, start_step=5)), whole[5:])
-    parts = [list(pixel_batches(PICTURES, curriculum, 0, rows=Rows(i, 2))) for i in range(2)]
-    joined = [
-        {"pixels": np.concatenate([a["pixels"], b["pixels"]])} for a, b in zip(*parts, strict=True)
-    ]
-    assert_same(joined, whole)
-
-
-def test_crops_start_on_the_scenes_grid():
-    ramp = np.zeros((64, 96, 3), np.uint8)
-    ramp[..., 0], ramp[..., 1] = np.arange(64)[:, None], np.arange(96)
-    source = PixelSource([pack_image(ramp)], 1, crop_px=32)
-    stages = Curriculum((replace(PICTURE_STAGES[0], steps=12, mixture=(("ramp", 1.0),)),))
-    found = [batch["pixels"] for batch in islice(pixel_batches({"ramp": source}, stages, 0), 12)]
-    corners = np.concatenate(found)[:, 0, 0, :2]
-    assert (corners % 8 == 0).all() and len(np.unique(corners, axis=0)) > 10
-    assert corners[:, 0].max() == 32 and corners[:, 1].max() == 64
-
-
-def test_a_crop_larger_than_the_image_is_refused():
-    source = {"wide": PICTURES["wide"]._replace(crop_px=96)}
-    with pytest.raises(ValueError, match="crop_px 96 is larger than an image of (48x32|64x16) px"):
-        next(pixel_batches(source, Curriculum(PICTURE_STAGES[:1]), 0))

@@ -1,0 +1,69 @@
+"""Folders of records: lengths where a stage plans with them, and no ids of another tokenizer or VQGAN."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lumina_jax.config import ModelConfig, TransformerConfig
+from lumina_jax.data.records import make_record, pack_record
+from lumina_jax.data.shards import finish, shard_name, write_shard
+from lumina_jax.data.sources import batches_of, check_made_with, lengths_of
+from lumina_jax.data.stepwise import Rows
+from lumina_jax.experiment import DataConfig, Experiment, Stage, TrainConfig
+from lumina_jax.train.curriculum import Curriculum
+
+OURS = {"tokenizer": "t0", "vqgan": "v0"}
+MODEL = ModelConfig(TransformerConfig(1, 8, 1, 1, 8, 8, 64))
+
+
+def experiment(*stages: Stage, **data) -> Experiment:
+    return Experiment("transformer", MODEL, DataConfig(**data), TrainConfig(stages))
+
+
+def folder_of(path: Path, lengths: list[int] | None, notes: dict[str, str]) -> Path:
+    """Ten records of four tokens."""
+    path.mkdir()
+    tokens = np.arange(4)
+    records = [pack_record(make_record(tokens, tokens, source="a", index=i)) for i in range(10)]
+    write_shard(path / shard_name(0, 1), records)
+    finish(path, 10, notes, lengths)
+    return path
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_records_of_other_assets_are_refused(name, tmp_path):
+    folder = folder_of(tmp_path / "a", None, {**OURS, name: "other"})
+    with pytest.raises(
+        ValueError, match=rf"a: its records were made with another {name} \(other\)"
+    ):
+        check_made_with(folder, OURS)
+
+
+@pytest.mark.parametrize("notes", [{}, OURS, {"vqgan": "v0"}])
+def test_records_of_the_same_or_unnamed_assets_are_taken(notes, tmp_path):
+    check_made_with(folder_of(tmp_path / "a", None, notes), OURS)
+    check_made_with(tmp_path, OURS)  # a folder without an index
+
+
+def test_lengths_are_read_only_where_a_stage_plans_with_them(tmp_path):
+    folders = {
+        "a": folder_of(tmp_path / "a", [4] * 10, {}),
+        "b": folder_of(tmp_path / "b", None, {}),
+    }
+    padded = Stage(2, 2, 0.1, (("a", 1.0), ("b", 1.0)), max_tokens=8)
+    packed = replace(padded, mixture=(("a", 1.0),), layout="packed")
+    assert lengths_of(folders, experiment(padded)) == {}
+    assert lengths_of(folders, experiment(padded, packed))["a"].tolist() == [4] * 10
+    with pytest.raises(FileNotFoundError, match="write the records again to pack them"):
+        lengths_of(folders, experiment(padded, packed, too_long="skip"))
+
+
+def test_batches_come_from_the_folders(tmp_path, small_tokenizer):
+    folders = {"a": folder_of(tmp_path / "a", [4] * 10, {})}
+    run = experiment(Stage(3, 2, 0.1, (("a", 1.0),), max_tokens=12, layout="packed"))
+    make = batches_of(run, Curriculum(run.train.stages), folders, small_tokenizer.vocab, Rows())
+    found = list(make(1))
+    assert len(found) == 2
+    assert found[0]["segment_ids"].max() == 3 and found[0]["tokens"].shape == (2, 12)
