@@ -92,6 +92,18 @@ def token_batches(
     return _by_stage(curriculum, start_step, stage_batches)
 
 
+def record_ids(
+    sources: Mapping[str, Any], curriculum: Curriculum, seed: int, step: int
+) -> list[str]:
+    """["source#index", …]: the records of the whole batch of `step` (0, 1, …), row by row."""
+    index = int(curriculum.stage_of_steps()[step])
+    stage = curriculum.stages[index]
+    records = mix_records(sources, stage, (seed, index))
+    first = (step - curriculum.stage_starts()[index]) * stage.batch_size
+    found = [unpack_record(records[first + row]) for row in range(stage.batch_size)]
+    return [f"{record.source}#{record.index}" for record in found]
+
+
 def pixel_batches(
     sources: Mapping[str, PixelSource],
     curriculum: Curriculum,

@@ -12,7 +12,7 @@ import numpy as np
 
 from lumina_jax.checkpoint import LoadedModel, digest, load_model, on_first_process, read_tokenizer
 from lumina_jax.data.images import ensure_images, source_sizes
-from lumina_jax.data.pipeline import PixelSource, Rows, pixel_batches, token_batches
+from lumina_jax.data.pipeline import PixelSource, Rows, pixel_batches, record_ids, token_batches
 from lumina_jax.data.records import ensure_records
 from lumina_jax.data.shards import open_shards
 from lumina_jax.dims import pick
@@ -27,6 +27,7 @@ from lumina_jax.model.params import (
 )
 from lumina_jax.sharding import Layout, param_shardings, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum
+from lumina_jax.train.flops import batch_flops
 from lumina_jax.train.optimizer import make_optimizer
 from lumina_jax.train.step import init_state, make_train_step
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
@@ -48,9 +49,13 @@ class Trainee(NamedTuple):
     batches: Callable[
         [str | Path], Callable[[int], Batches]
     ]  # data folder -> first step -> batches
+    released: Callable[[Any], Any]  # state -> the weights to release, as they are trained; pure
     release: Callable[[Any], dict[str, Any]]  # state -> the trees of a model checkpoint
     tokenizer: Any  # what a model checkpoint carries beside its trees
     made_with: Mapping[str, str]  # digests of the assets that say what the ids mean
+    # data folder -> step -> ["source#index", …] of its batch's records; None: they have no names
+    record_ids: Callable[[str | Path], Callable[[int], list[str]]] | None = None
+    flops: Callable[[Mapping[str, np.ndarray]], float] | None = None  # of a batch's step
 
 
 def make_trainee(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
@@ -66,9 +71,12 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
     vqgan = jax.device_get(assets.params["vqgan"])
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
 
-    def batches(data_dir: str | Path) -> Callable[[int], Batches]:
+    def records_of(data_dir: str | Path) -> dict[str, Any]:
         folders = {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
-        records = {name: open_shards(folder) for name, folder in folders.items()}
+        return {name: open_shards(folder) for name, folder in folders.items()}
+
+    def batches(data_dir: str | Path) -> Callable[[int], Batches]:
+        records = records_of(data_dir)
         vocab, dropout = assets.tokenizer.vocab, train.loss.context_dropout
         seed = experiment.data.seed
         return lambda start: token_batches(
@@ -93,8 +101,11 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         on_disk = replace(config, scan_layers=False)
         return param_shardings(abstract_params(on_disk), param_letters(on_disk), layout)
 
+    def released(state: Any) -> Any:
+        return state.params if state.ema is None else state.ema
+
     def release(state: Any) -> dict[str, Any]:
-        params = state.params if state.ema is None else state.ema
+        params = released(state)
         if config.scan_layers:  # each layer to its own shards, nothing gathered
             params = jax.jit(unstack_layers, out_shardings=weight_shardings())(params)
         return {"transformer": params, "vqgan": vqgan}
@@ -114,9 +125,14 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         step=make_train_step(model, train.loss, optimizer, ema_decay, layout),
         shardings=lambda state: state_shardings(state, param_letters(config), layout),
         batches=batches,
+        released=released,
         release=release,
         tokenizer=assets.tokenizer,
         made_with=_made_with(experiment.assets, assets.tokenizer),
+        record_ids=lambda data_dir: partial(
+            record_ids, records_of(data_dir), curriculum, experiment.data.seed
+        ),
+        flops=partial(batch_flops, config),
     )
 
 
@@ -154,6 +170,7 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
         step=make_vqgan_step(model.vqgan, train.vqgan_loss, optimizer, ema_decay=decay),
         shardings=lambda state: jax.tree.map(lambda _: replicated(layout), state),
         batches=batches,
+        released=released_params,
         release=lambda state: {"vqgan": released_params(state)},
         tokenizer=_tokenizer_for(experiment),
         made_with={},

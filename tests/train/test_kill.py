@@ -1,10 +1,8 @@
 """Runs as processes: killed without warning, and spread over a cluster, they give the same numbers."""
 
-import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,24 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lumina_jax.config_json import config_to_dict
 from lumina_jax.experiment import Experiment
 from lumina_jax.train.metrics import read_metrics
+from tests.train.processes import QUICKLY, ROOT, finish, kill_at, losses, start, start_cluster
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = """
-import json, sys
-import jax
-workdir, config, address, count, index = sys.argv[1:]
-if int(count) > 1:
-    jax.distributed.initialize(address, int(count), int(index))
-from lumina_jax.experiment import Experiment
-from lumina_jax.config_json import config_from_dict
-from lumina_jax.train.loop import train
-train(config_from_dict(Experiment, json.loads(config)), workdir)
-"""
-
-QUICKLY = "--xla_backend_optimization_level=0"  # compile more than compute
 # scenes_quick in nine steps: every stage, source, checkpoint and evaluation of it, with fewer of each
 SHORT = ["--train.log-every", "1", "--train.save-every", "2", "--train.eval-every", "5"]
 for part in ("0", "1", "2"):
@@ -39,42 +23,12 @@ for part in ("0", "1", "2"):
     SHORT += [f"--train.stages.{part}.warmup-steps", "0"]
 
 
-def start(
-    experiment: Experiment, workdir: Path, count: int = 1, index: int = 0, port: int = 0
-) -> subprocess.Popen:
-    """A training process with four devices over `count` processes."""
-    devices = f"--xla_force_host_platform_device_count={4 // count}"
-    environment = {**os.environ, "XLA_FLAGS": f"{devices} {QUICKLY}", "PYTHONPATH": str(ROOT)}
-    config = json.dumps(config_to_dict(experiment))
-    arguments = [str(workdir), config, f"127.0.0.1:{port}", str(count), str(index)]
-    with (workdir.parent / f"{workdir.name}-{index}.log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *arguments], env=environment, stdout=log, stderr=log
-        )
-
-
-def finish(process: subprocess.Popen, workdir: Path) -> None:
-    assert process.wait(timeout=600) == 0, (workdir.parent / f"{workdir.name}-0.log").read_text()
-
-
-def losses(workdir: Path) -> list[tuple[int, float]]:
-    return [(int(row["step"]), row["loss"]) for row in read_metrics(workdir) if "loss" in row]
-
-
 def step_to_die_at(workdir: Path, latest: int) -> int:
     """A random step after those that `workdir` has logged, none later than `latest` where one is left."""
     first = len(read_metrics(workdir)) + 1
     step = random.randint(first, max(first, latest))
     print(f"to be killed at step {step}")  # shown by pytest where the test fails
     return step
-
-
-def kill_at(step: int, process: subprocess.Popen, workdir: Path) -> None:
-    """SIGKILL once `step` is logged: it must not have ended by itself before."""
-    while process.poll() is None and not any(at >= step for at, _ in losses(workdir)):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
 
 
 @pytest.fixture
@@ -134,10 +88,7 @@ def test_sigterm_saves_and_exits_with_0(tiny_run, whole, tmp_path: Path):
 @pytest.mark.multihost
 def test_two_processes_equal_one(tiny_run, whole, tmp_path: Path):
     workdir = tmp_path / "two"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start(tiny_run(), workdir, 2, index, port) for index in range(2)]
+    processes = start_cluster(tiny_run(), workdir, 2)
     for process in processes:
         finish(process, workdir)
     found = losses(workdir)

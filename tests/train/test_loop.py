@@ -16,10 +16,11 @@ import pytest
 from lumina_jax.checkpoint import load_model
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.experiment import Experiment, OptimizerConfig
-from lumina_jax.train.loop import NonFiniteLoss, train
+from lumina_jax.train.loop import train
 from lumina_jax.train.metrics import read_metrics
+from lumina_jax.train.nonfinite import NonFiniteLoss
 
-TIMES = ("steps_per_s", "tokens_per_s")
+TIMES = ("steps_per_s", "tokens_per_s", "data_wait", "mfu")
 
 
 class Crash(Exception):
