@@ -61,7 +61,7 @@ class HeldOut:
         self, state: Any, place: Callable[[Mapping[str, np.ndarray]], Any]
     ) -> dict[str, float]:
         """{"eval/ce": …}, averaged over predicted tokens, of pictures over batches. `place`: onto the mesh."""
-        rows = [jax.device_get(self._evaluate(state, place(batch))) for batch in self._all()]
+        rows = [jax.device_get(self._evaluate(state, place(batch))) for batch in self.batches()]
         weights = [float(row.get("tokens", 1.0)) for row in rows]
         names = [name for name in rows[0] if name != "tokens"]
         return {
@@ -69,5 +69,6 @@ class HeldOut:
             for name in names
         }
 
-    def _all(self) -> Iterator[Mapping[str, np.ndarray]]:
+    def batches(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """The same ones every time; of each, this process's rows."""
         return self._batches(0)

@@ -40,7 +40,7 @@ class MetricsLog:
             self._flushed = 0.0
             self.flush()
         else:
-            self._file.write_text(text)
+            write_bytes(self._file, text.encode())  # a kill here leaves the lines there were
             self._stream = self._file.open("a")
         suffix = f".{self._events_folder.name}" if self._remote else ""  # two runs in one second
         self._events = _event_writer(self._events_folder, start_step, suffix)

@@ -94,13 +94,10 @@ def log_of(workdir: Path, index: int = 0) -> Path:
 
 def rows_of(workdir: Path, count: int = 1) -> list[list[int]]:
     """The rows of every step that the `count` processes of a run have begun, over all their lives."""
-    lives = [
-        (workdir.parent / f"{workdir.name}-{index}.rows").read_text().splitlines()
-        for index in range(count)
-    ]
-    return [
-        [row for line in lines for row in json.loads(line)] for lines in zip(*lives, strict=True)
-    ]
+    files = [workdir.parent / f"{workdir.name}-{index}.rows" for index in range(count)]
+    texts = [file.read_text() if file.exists() else "" for file in files]
+    lines = [text.split("\n")[:-1] for text in texts]  # a kill may have cut the last one
+    return [[row for line in step for row in json.loads(line)] for step in zip(*lines, strict=True)]
 
 
 def losses(workdir: Path) -> list[tuple[int, float]]:
