@@ -35,6 +35,7 @@ def noted(self, batches):
     return batch
 
 Report.next = noted
+# first
 train(config_from_dict(Experiment, json.loads(config)), workdir)
 """
 QUICKLY = "--xla_backend_optimization_level=0"  # compile more than compute
@@ -47,15 +48,19 @@ def start(
     index: int = 0,
     port: int = 0,
     devices: int = 4,
+    first: str = "",
 ) -> subprocess.Popen:
-    """A training process, one of `count` that share `devices`."""
+    """A training process, one of `count` that share `devices`; `first`: code that it runs before it trains."""
     shared = f"--xla_force_host_platform_device_count={devices // count}"
     environment = {**os.environ, "XLA_FLAGS": f"{shared} {QUICKLY}", "PYTHONPATH": str(ROOT)}
     config = json.dumps(config_to_dict(experiment))
     arguments = [str(workdir), config, f"127.0.0.1:{port}", str(count), str(index)]
     with log_of(workdir, index).open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *arguments], env=environment, stdout=log, stderr=log
+            [sys.executable, "-c", SCRIPT.replace("# first", first), *arguments],
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
 
 

@@ -5,6 +5,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from tests.train.processes import finish, log_of, losses, start
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import ctypes, sys, time
@@ -62,3 +66,28 @@ def test_nothing_is_watched_once_it_is_left(tmp_path: Path):
     result = run("pass\ntime.sleep(1.5)", tmp_path)
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
     assert time.monotonic() - began > 1.5
+
+
+HANG = """
+def stuck_at_the_fifth(self, batches, seen=[]):
+    seen.append(0)
+    if len(seen) == 5:
+        import time
+        time.sleep(600)
+    return noted(self, batches)
+
+Report.next = stuck_at_the_fifth
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_hangs_ends_and_goes_on_where_it_was(tiny_run, tmp_path: Path):
+    whole, hung = tmp_path / "whole", tmp_path / "hung"
+    finish(start(tiny_run(), whole, devices=1), whole)
+    assert not list(whole.glob("hang-*"))
+    experiment = tiny_run(hang_minutes=0.2)
+    assert start(experiment, hung, devices=1, first=HANG).wait(timeout=300) == 3
+    assert "in stuck_at_the_fifth" in (hung / "hang-0.txt").read_text()
+    assert "process 0 has finished no step for 1" in log_of(hung).read_text()  # 12 seconds or more
+    finish(start(experiment, hung, devices=1), hung)
+    assert losses(hung) == losses(whole)
