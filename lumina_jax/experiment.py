@@ -183,13 +183,21 @@ class TrainConfig:
     log_every: int = 20  # steps
     save_every: int = 500  # steps
     keep_last: int = 2  # checkpoints
-    eval_every: int = 1000  # steps between sample grids; 0: never
+    keep_every: int = 0  # steps: checkpoints at its multiples are kept beside the last; 0: none
+    eval_every: int = 1000  # steps between sample grids and losses on eval_source; 0: never
     eval_prompts: tuple[str, ...] = ()  # drawn as a grid at every evaluation
+    eval_source: str = ""  # the one of data.sources, in no mixture, whose loss is logged; "": none
+    eval_batches: int = 8  # of the last stage's size, at every evaluation
+    max_nonfinite: int = 0  # steps without a finite loss that are skipped; one more stops the run
+    hang_minutes: float = 30.0  # without a step after which the process ends with code 3; 0: never
+    peak_tflops: float = 0.0  # of one device in bfloat16, for the log's mfu; 0: train/flops.py's
+    wandb: str = ""  # project on Weights & Biases that gets the log's numbers too; "": none
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "keep_last"):
+        for name in ("log_every", "save_every", "keep_last", "eval_batches"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)}: want at least 1")
-        require(self.eval_every >= 0, f"eval_every {self.eval_every}: want 0 (never) or more")
+        for name in ("eval_every", "keep_every", "max_nonfinite", "hang_minutes", "peak_tflops"):
+            require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: want 0 (off) or more")
 
 
 @dataclass(frozen=True)
@@ -203,3 +211,22 @@ class Experiment:
     sample: SampleConfig = SampleConfig()
     assets: str = "scenes"  # VQGAN and tokenizer of a transformer run: "scenes" (shipped) or a checkpoint's path
     description: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        name = self.train.eval_source
+        trained = {source for stage in self.train.stages for source, _ in stage.mixture}
+        found = {source.name: source for source in self.data.sources}
+        require(
+            not name or name in found, f"train.eval_source {name!r}: want one of {sorted(found)}"
+        )
+        for other in sorted(trained & {*found}) if name else ():
+            require(
+                _origin(found[other]) != _origin(found[name]),
+                f"train.eval_source {name!r}: a stage trains on its records (as {other!r}); "
+                "want a source of records that no mixture holds",
+            )
+
+
+def _origin(source: ScenesSource | RecordSource) -> str | int:
+    """What two sources of the same records share."""
+    return source.path if isinstance(source, RecordSource) else source.seed

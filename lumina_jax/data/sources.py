@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lumina_jax.data.mixture import needs_lengths
+from lumina_jax.data.mixture import needs_lengths, plan_rows
 from lumina_jax.data.pipeline import token_batches
+from lumina_jax.data.records import Record, unpack_record
 from lumina_jax.data.shards import INDEX, open_shards, read_lengths
 from lumina_jax.data.stepwise import Batch, Curriculum, Rows
 from lumina_jax.experiment import Experiment
@@ -40,6 +41,36 @@ def batches_of(
         too_long=data.too_long,
         num_workers=data.num_workers,
     )
+
+
+def record_ids_of(
+    experiment: Experiment, curriculum: Curriculum, folders: Mapping[str, str | Path]
+) -> Callable[[int], list[str]]:
+    """The names of the records of a step's whole batch (steps 0, 1, …), row by row: "pairs#17 (train.jsonl#204)".
+
+    Source and place in its folder, and where the record comes from, if that is something else.
+    """
+    records = {name: open_shards(folder) for name, folder in folders.items()}
+    counts = {name: len(found) for name, found in records.items()}
+    lengths, data = lengths_of(folders, experiment), experiment.data
+
+    def record_ids(step: int) -> list[str]:
+        index = int(curriculum.stage_of_steps()[step])
+        stage, step_of_stage = curriculum.stages[index], step - curriculum.stage_starts()[index]
+        plan = plan_rows(stage, counts, lengths, (data.seed, index), data.too_long)
+        rows, _ = plan.at(step_of_stage, range(stage.batch_size))
+        return [
+            _with_origin(name, unpack_record(records[row.source][int(place)]))
+            for row in rows
+            for name, place in zip(row.names(), row.records, strict=True)
+        ]
+
+    return record_ids
+
+
+def _with_origin(name: str, record: Record) -> str:
+    origin = f"{record.source}#{record.index}"
+    return name if origin == name else f"{name} ({origin})"
 
 
 def check_made_with(folder: str | Path, made_with: Mapping[str, str]) -> None:

@@ -25,21 +25,26 @@ DIGESTS = "digests-2"  # the number changes with what a digest is
 class TrainCheckpoints:
     """The checkpoints of one run, at `workdir/checkpoints/<step>`."""
 
-    def __init__(self, workdir: str | Path, keep_last: int = 2):
+    def __init__(self, workdir: str | Path, keep_last: int = 2, keep_every: int = 0):
+        """`keep_every`: the steps whose multiples are kept beside the last ones; 0: none."""
         self.folder = absolute(workdir) / FOLDER
         make_folder(self.folder)
         if jax.process_index() == 0:
             for leftover in _leftovers(self.folder):
                 remove_folder(leftover)
         self._digest = jax.jit(lambda flat: {n: device_digest(leaf) for n, leaf in flat.items()})
-        self._keep_last = keep_last
+        self._keep_last, self._keep_every = keep_last, keep_every
         self._orbax = self._open()
 
     def _open(self) -> Any:
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(self._keep_last)]
+        if self._keep_every:
+            kept.append(policies.EveryNSteps(self._keep_every))
         return ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep_last),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
         )
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:

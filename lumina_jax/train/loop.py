@@ -1,16 +1,12 @@
 """The training loop: the only place of a run with side effects. Resuming is starting again."""
 
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from lumina_jax.checkpoint import (
     NO_PART,
@@ -26,15 +22,17 @@ from lumina_jax.paths import as_path
 from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
-from lumina_jax.train.metrics import MetricsLog, Progress, draw_curve
+from lumina_jax.train.held_out import HeldOut
+from lumina_jax.train.metrics import draw_curve
+from lumina_jax.train.nonfinite import NonFiniteSteps, keep_where_finite
+from lumina_jax.train.reporting import Batch, Report, say
+from lumina_jax.train.signals import stop_on_signals
 from lumina_jax.train.trainees import Trainee, make_trainee
+from lumina_jax.train.wandb_log import import_wandb
+from lumina_jax.train.watchdog import Watchdog
 from lumina_jax.train.workdir import claim_workdir
 
 OnEval = Callable[[Any, int, Path], Mapping[str, float]]  # (state, step, workdir) -> metrics
-
-
-class NonFiniteLoss(ValueError):
-    """The loss or its gradient became NaN or infinite; the last good checkpoint is kept."""
 
 
 def train(
@@ -49,20 +47,25 @@ def train(
 
     `init`: a model checkpoint whose weights start a fresh run. `data_dir`: where drawn and tokenised data are
     kept, shared by runs (default: workdir/data). Ctrl-C and SIGTERM save and return. Raises ValueError for a
-    workdir of another config, and NonFiniteLoss naming the step.
+    workdir of another config, and NonFiniteLoss (train/nonfinite.py) naming the step and its records. A hang ends
+    the process (train/watchdog.py).
     """
     workdir = as_path(workdir)
+    data_dir = as_path(data_dir or workdir / "data")
     curriculum = Curriculum(experiment.train.stages)
     layout = make_layout(experiment.train.mesh)
     _check_batches(experiment, layout)
+    if experiment.train.wandb:
+        import_wandb()
     trainee = make_trainee(experiment, curriculum, layout)
     claim_workdir(experiment, workdir, trainee.made_with)
-    checkpoints = TrainCheckpoints(workdir, experiment.train.keep_last)
+    keep = experiment.train.keep_last, experiment.train.keep_every
+    checkpoints = TrainCheckpoints(workdir, *keep)
     try:
         run = _Run(experiment, workdir, trainee, curriculum, layout, checkpoints, on_eval)
         state = run.start(init)
-        batches = trainee.batches(data_dir or workdir / "data")(int(state.step))
-        run.to_the_end(state, batches)
+        run.open_data(data_dir)
+        run.to_the_end(state)
     finally:
         checkpoints.close()
     return workdir / "model"
@@ -86,14 +89,16 @@ class _Run:
         self.seed_key = jax.random.key(experiment.train.seed)
         self.abstract = jax.eval_shape(trainee.init, self.seed_key)
         self.shardings = trainee.shardings(self.abstract)
-        self.batch_sharding = batch_sharding(layout)
+        self.layout, self.batch_sharding = layout, batch_sharding(layout)
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of the last batch
+        self.num_nonfinite = 0  # steps before the checkpoint that the run goes on from
         whole = replicated(layout)
 
         def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
             rate = curriculum.learning_rate(state.step)
             key = jax.random.fold_in(self.seed_key, state.step + 1)  # 0 drew the initial weights
-            state, metrics = trainee.step(state, batch, key)
-            return state, {**metrics, "lr": rate}
+            after, metrics = trainee.step(state, batch, key)
+            return keep_where_finite(state, after, metrics), {**metrics, "lr": rate}
 
         self.step = jax.jit(
             step,
@@ -111,8 +116,9 @@ class _Run:
         )
         restored = self.checkpoints.restore(placed)
         if restored is not None:
-            state, _ = restored
-            self._say(f"resuming {self.workdir} at step {int(state.step)}")
+            state, meta = restored
+            self.num_nonfinite = meta.get("nonfinite", 0)
+            say(f"resuming {self.workdir} at step {int(state.step)}")
             return state
         key = jax.random.fold_in(self.seed_key, 0)
         state = _jit_for_one_call(self.trainee.init, out_shardings=self.shardings)(key)
@@ -123,75 +129,110 @@ class _Run:
             self._compare_codes(init)
             place = _jit_for_one_call(self.trainee.with_weights, out_shardings=self.shardings)
             state = place(state, weights)
-            self._say(f"starting from the weights of {init}")
+            say(f"starting from the weights of {init}")
         return state
 
     def _compare_codes(self, init: str | Path) -> None:
         """Warn of weights that were trained on the codes of another VQGAN."""
         theirs, ours = digest(init, "vqgan"), self.trainee.made_with.get("vqgan")
         if ours and theirs not in (ours, NO_PART):
-            self._say(
+            say(
                 f"warning: {init} was trained with another VQGAN than these assets; its image codes mean others"
             )
 
-    def to_the_end(self, state: Any, batches: Iterator[Mapping[str, np.ndarray]]) -> None:
+    def open_data(self, data_dir: Path) -> None:
+        """Make or find what the run reads."""
+        train, ids = self.experiment.train, self.trainee.record_ids
+        self.batches = self.trainee.batches(data_dir)
+        self.record_ids = None if ids is None else lambda step: ids(data_dir)(step)
+        self.held_out = None
+        if train.eval_source and train.eval_every:
+            self.held_out = HeldOut(self.experiment, self.layout, self.shardings, data_dir)
+
+    def to_the_end(self, state: Any) -> None:
         """Train until the curriculum ends or a signal asks to stop; save either way."""
         settings, total = self.experiment.train, self.curriculum.total_steps
         step = self.saved = int(state.step)
-        pending: tuple[int, Any] | None = None
+        batches = self.batches(step)
+        nonfinite = NonFiniteSteps(
+            self.workdir,
+            settings.max_nonfinite,
+            self.num_nonfinite,
+            self.record_ids,
+            self.checkpoints.latest,
+        )
+        report = Report(self.experiment, self.workdir, self.trainee, nonfinite, step, total)
+        watchdog = Watchdog(60 * settings.hang_minutes, self.workdir, jax.process_index())
+        pending: tuple[int, Any, Batch] | None = None
         with ExitStack() as stack:
-            first = jax.process_index() == 0
-            self.log = stack.enter_context(closing(MetricsLog(self.workdir, step, active=first)))
-            self.progress = stack.enter_context(
-                closing(Progress(step, total, settings.log_every, first))
-            )
-            asked_to_stop = stack.enter_context(_stop_on_signals())
+            self.report = stack.enter_context(closing(report))
+            self.watchdog = stack.enter_context(watchdog)
+            asked_to_stop = stack.enter_context(stop_on_signals())
             while step < total and not asked_to_stop(step):
-                state, metrics = self.step(state, self._place(next(batches)))
+                batch = report.next(batches)
+                state, metrics = self._advance(state, batch)
                 step += 1
                 if pending is not None:  # one step late, so the devices never wait for the host
-                    self._report(*pending)
-                pending = (step, metrics)
-                saves = step % settings.save_every == 0 or step == total
+                    self._finish(pending)
+                pending = (step, metrics, batch)
+                saves = self._saves_at(step)
                 shows = settings.eval_every > 0 and step % settings.eval_every == 0
                 if saves or shows:
-                    self._report(*pending)
+                    self._finish(pending)
                     pending = None
                 if saves:
                     self._save(step, state)
-                if shows and self.on_eval:
-                    self.log.write(step, self.on_eval(state, step, self.workdir))
-                    self.log.flush()
+                if shows:
+                    self._evaluate(step, state)
             if pending is not None:
-                self._report(*pending)
+                self._finish(pending)
             if step > self.saved or not self._is_released(step):
                 self._save(step, state)
             self.checkpoints.wait()
-        if first:
+        if jax.process_index() == 0:
             draw_curve(self.workdir, self.curriculum.boundaries)
-        self._say(
+        say(
             f"{'finished' if step == total else 'stopped'} at step {step}: {self.workdir / 'model'}"
         )
 
-    def _report(self, step: int, metrics: Any) -> None:
-        """Show and log a step's metrics; NonFiniteLoss when its loss is not a number."""
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        loss, gradient = values["loss"], values["grad_norm"]
-        if not np.isfinite([loss, gradient]).all():
-            raise NonFiniteLoss(
-                f"step {step}: the loss is {loss}, the norm of its gradient {gradient}; the checkpoint of step "
-                f"{self.checkpoints.latest() or 0} is intact: lower the learning rate or clip_norm"
-            )
-        speed = self.progress.update(step, values)
-        if step % self.experiment.train.log_every == 0 or step == self.curriculum.total_steps:
-            self.log.write(step, {**values, **speed})
+    def _advance(self, state: Any, batch: Batch) -> tuple[Any, Any]:
+        """One step, sent to the devices; a batch of new shapes is compiled first, however long that takes."""
+        shapes = {name: rows.shape for name, rows in batch.items()}
+        new, self.shapes = shapes != self.shapes, shapes
+        with self.watchdog.paused() if new else nullcontext():
+            return self.step(state, self._place(batch))
+
+    def _finish(self, pending: tuple[int, Any, Batch]) -> None:
+        """Wait for a step and report it."""
+        self.report.step(*pending)
+        self.watchdog.beat()
+
+    def _saves_at(self, step: int) -> bool:
+        every = (self.experiment.train.save_every, self.experiment.train.keep_every)
+        return step == self.curriculum.total_steps or any(n and step % n == 0 for n in every)
+
+    def _evaluate(self, step: int, state: Any) -> None:
+        """Log the held-out loss and what `on_eval` measures, each in the time that a step has."""
+        scores: dict[str, float] = {}
+        self.watchdog.beat()
+        if self.held_out is not None:
+            scores |= self.held_out(state, self._place)
+            self.watchdog.beat()
+        if self.on_eval:
+            scores |= self.on_eval(state, step, self.workdir)
+            self.watchdog.beat()
+        if scores:
+            self.report.write(step, scores)
+            self.report.flush()
 
     def _save(self, step: int, state: Any) -> None:
         """A checkpoint to resume from, written in the background, and the released model."""
         self.saved = step
-        self.log.flush()  # before the checkpoint: a run that resumes there finds every line up to it
+        self.report.flush()  # before the checkpoint: a run that resumes there finds every line up to it
         if self.checkpoints.latest() != step:
-            self.checkpoints.save(step, state, {"step": step, "seed": self.experiment.train.seed})
+            meta = {"step": step, "seed": self.experiment.train.seed}
+            meta["nonfinite"] = self.report.nonfinite.count
+            self.checkpoints.save(step, state, meta)
         notes = {"step": step, "trainee": self.experiment.trainee}
         notes["sample"] = config_to_dict(self.experiment.sample)
         trees, model = self.trainee.release(state), self.experiment.model
@@ -207,10 +248,6 @@ class _Run:
     def _place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         place = jax.make_array_from_process_local_data
         return {name: place(self.batch_sharding, rows) for name, rows in batch.items()}
-
-    def _say(self, line: str) -> None:
-        if jax.process_index() == 0:
-            print(line, file=sys.stderr)
 
 
 def _check_batches(experiment: Experiment, layout: Layout) -> None:
@@ -231,31 +268,3 @@ def _jit_for_one_call(function: Callable, **options: Any) -> Callable:
     if jax.default_backend() == "cpu":
         options["compiler_options"] = {"xla_backend_optimization_level": 0}
     return jax.jit(function, **options)
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[int], bool]]:
-    """A test, given the step, of whether Ctrl-C or SIGTERM asked to stop; a second Ctrl-C interrupts at once.
-
-    In a cluster JAX turns the SIGTERM of any one process into the same answer on all of them.
-    """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    stopping = threading.Event()
-
-    def stop(number: int, _: Any) -> None:
-        if stopping.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        print("\nstopping after this step; the run is being saved", file=sys.stderr)
-        stopping.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        numbers = ()  # only the main thread may set handlers
-    previous = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield lambda step: stopping.is_set()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

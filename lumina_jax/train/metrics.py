@@ -40,7 +40,7 @@ class MetricsLog:
             self._flushed = 0.0
             self.flush()
         else:
-            self._file.write_text(text)
+            write_bytes(self._file, text.encode())  # a kill here leaves the lines there were
             self._stream = self._file.open("a")
         suffix = f".{self._events_folder.name}" if self._remote else ""  # two runs in one second
         self._events = _event_writer(self._events_folder, start_step, suffix)
@@ -83,31 +83,58 @@ class MetricsLog:
 class Progress:
     """The progress bar, and speed over the steps since the last log line."""
 
-    def __init__(self, first: int, total: int, log_every: int, active: bool = True):
+    def __init__(
+        self,
+        first: int,
+        total: int,
+        log_every: int,
+        active: bool = True,
+        peak_flops: float | None = None,
+    ):
+        """`peak_flops`: FLOP/s of all devices together, for `mfu`."""
         from tqdm import tqdm
 
         off = not active
         self._bar = tqdm(total=total, initial=first, unit="step", disable=off, mininterval=1.0)
-        self._every, self._since, self._tokens, self._steps = log_every, time.perf_counter(), 0.0, 0
+        self._every, self._peak = log_every, peak_flops
+        self._begin()
 
-    def update(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Advance to `step`; {"steps_per_s", "tokens_per_s"} where a log line is due, else {}."""
+    def _begin(self) -> None:
+        self._since = time.perf_counter()
+        self._tokens = self._flops = self._waited = 0.0
+        self._steps = 0
+
+    def waited(self, seconds: float) -> None:
+        """The loop stood still so long for a batch."""
+        self._waited += seconds
+
+    def update(
+        self, step: int, values: Mapping[str, float], flops: float = 0.0
+    ) -> dict[str, float]:
+        """Advance to `step`, of `flops` model FLOPs; where a log line is due, the speed since the last, else {}.
+
+        "steps_per_s", "tokens_per_s" (predicted ones), "data_wait": share of the time spent waiting for batches,
+        "mfu": model FLOPs over what the devices could have done, where both are known.
+        """
         self._bar.update(step - self._bar.n)
         self._tokens += values.get("tokens", 0.0)
+        self._flops += flops
         self._steps += 1
         if step % self._every:
             return {}
         seconds = time.perf_counter() - self._since
-        speed = {"steps_per_s": self._steps / seconds}
+        speed = {"steps_per_s": self._steps / seconds, "data_wait": self._waited / seconds}
         if self._tokens:
             speed["tokens_per_s"] = self._tokens / seconds
+        if self._peak and self._flops:
+            speed["mfu"] = self._flops / seconds / self._peak
         shown = {"loss": f"{values['loss']:.4f}", "lr": f"{values['lr']:.1e}"}
         if "psnr" in values:
             shown["psnr"] = f"{values['psnr']:.1f}"
         if self._tokens:
             shown["tokens/s"] = f"{speed['tokens_per_s']:.0f}"
         self._bar.set_postfix(shown)
-        self._since, self._tokens, self._steps = time.perf_counter(), 0.0, 0
+        self._begin()
         return speed
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from lumina_jax.data.images import ensure_images, source_sizes
 from lumina_jax.data.pixels import PixelSource, pixel_batches
 from lumina_jax.data.records import ensure_records
 from lumina_jax.data.shards import open_shards
-from lumina_jax.data.sources import batches_of, check_made_with
+from lumina_jax.data.sources import batches_of, check_made_with, record_ids_of
 from lumina_jax.data.stepwise import Rows
 from lumina_jax.dims import pick
 from lumina_jax.experiment import Experiment, RecordSource, ScenesSource
@@ -29,6 +29,7 @@ from lumina_jax.model.params import (
 )
 from lumina_jax.sharding import Layout, param_shardings, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum
+from lumina_jax.train.flops import batch_flops
 from lumina_jax.train.optimizer import make_optimizer
 from lumina_jax.train.step import init_state, make_train_step
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
@@ -50,9 +51,13 @@ class Trainee(NamedTuple):
     batches: Callable[
         [str | Path], Callable[[int], Batches]
     ]  # data folder -> first step -> batches
+    released: Callable[[Any], Any]  # state -> the weights to release, as they are trained; pure
     release: Callable[[Any], dict[str, Any]]  # state -> the trees of a model checkpoint
     tokenizer: Any  # what a model checkpoint carries beside its trees
     made_with: Mapping[str, str]  # digests of the assets that say what the ids mean
+    # data folder -> step -> ["source#index", …] of its batch's records; None: they have no names
+    record_ids: Callable[[str | Path], Callable[[int], list[str]]] | None = None
+    flops: Callable[[Mapping[str, np.ndarray]], float] | None = None  # of a batch's step
 
 
 def make_trainee(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
@@ -70,8 +75,11 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
     made_with = _made_with(experiment.assets, assets.tokenizer)
     packed = any(stage.layout == "packed" for stage in train.stages)
 
+    def folders_of(data_dir: str | Path) -> dict[str, str | Path]:
+        return {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
+
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
-        folders = {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
+        folders = folders_of(data_dir)
         return batches_of(experiment, curriculum, folders, assets.tokenizer.vocab, _rows())
 
     def folder_of(source: ScenesSource | RecordSource, data_dir: str | Path) -> str | Path:
@@ -93,8 +101,11 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         on_disk = replace(config, scan_layers=False)
         return param_shardings(abstract_params(on_disk), param_letters(on_disk), layout)
 
+    def released(state: Any) -> Any:
+        return state.params if state.ema is None else state.ema
+
     def release(state: Any) -> dict[str, Any]:
-        params = state.params if state.ema is None else state.ema
+        params = released(state)
         if config.scan_layers:  # each layer to its own shards, nothing gathered
             params = jax.jit(unstack_layers, out_shardings=weight_shardings())(params)
         return {"transformer": params, "vqgan": vqgan}
@@ -114,9 +125,12 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         step=make_train_step(model, train.loss, optimizer, ema_decay, layout, packed),
         shardings=lambda state: state_shardings(state, param_letters(config), layout),
         batches=batches,
+        released=released,
         release=release,
         tokenizer=assets.tokenizer,
         made_with=made_with,
+        record_ids=lambda data_dir: record_ids_of(experiment, curriculum, folders_of(data_dir)),
+        flops=partial(batch_flops, config),
     )
 
 
@@ -154,6 +168,7 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
         step=make_vqgan_step(model.vqgan, train.vqgan_loss, optimizer, ema_decay=decay),
         shardings=lambda state: jax.tree.map(lambda _: replicated(layout), state),
         batches=batches,
+        released=released_params,
         release=lambda state: {"vqgan": released_params(state)},
         tokenizer=_tokenizer_for(experiment),
         made_with={},

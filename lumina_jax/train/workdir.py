@@ -14,7 +14,11 @@ from lumina_jax.paths import make_folder
 FREE_FIELDS = {
     "": ("sample", "description"),
     "data": ("num_workers",),
-    "train": ("log_every", "save_every", "keep_last", "eval_every", "eval_prompts", "mesh"),
+    "train": (
+        *("log_every", "save_every", "keep_last", "keep_every", "mesh", "wandb", "peak_tflops"),
+        *("eval_every", "eval_prompts", "eval_source", "eval_batches", "hang_minutes"),
+        "max_nonfinite",  # reaches the weights only where the run would have ended
+    ),
 }
 ASSETS = "made_with"  # key of the assets' digests beside the config's own
 
@@ -63,4 +67,8 @@ def _bound(content: dict[str, Any]) -> dict[str, Any]:
     for part in ("data", "train"):
         free = FREE_FIELDS[part]
         bound[part] = {name: value for name, value in content[part].items() if name not in free}
+    trained = [
+        s for s in content["data"]["sources"] if s["name"] != content["train"]["eval_source"]
+    ]
+    bound["data"]["sources"] = trained
     return bound

@@ -1,64 +1,38 @@
 """Runs as processes: killed without warning, and spread over a cluster, they give the same numbers."""
 
-import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lumina_jax.config_json import config_to_dict
+from lumina_jax.checkpoint import digest
 from lumina_jax.experiment import Experiment
 from lumina_jax.train.metrics import read_metrics
+from tests.train.processes import (
+    QUICKLY,
+    ROOT,
+    finish,
+    kill,
+    kill_at,
+    losses,
+    rows_of,
+    start,
+    start_cluster,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = """
-import json, sys
-import jax
-workdir, config, address, count, index = sys.argv[1:]
-if int(count) > 1:
-    jax.distributed.initialize(address, int(count), int(index))
-from lumina_jax.experiment import Experiment
-from lumina_jax.config_json import config_from_dict
-from lumina_jax.train.loop import train
-train(config_from_dict(Experiment, json.loads(config)), workdir)
-"""
-
-QUICKLY = "--xla_backend_optimization_level=0"  # compile more than compute
 # scenes_quick in nine steps: every stage, source, checkpoint and evaluation of it, with fewer of each
 SHORT = ["--train.log-every", "1", "--train.save-every", "2", "--train.eval-every", "5"]
 for part in ("0", "1", "2"):
     SHORT += [f"--data.sources.{part}.num-records", "64"]
     SHORT += [f"--train.stages.{part}.steps", "3", f"--train.stages.{part}.batch-size", "4"]
     SHORT += [f"--train.stages.{part}.warmup-steps", "0"]
-
-
-def start(
-    experiment: Experiment, workdir: Path, count: int = 1, index: int = 0, port: int = 0
-) -> subprocess.Popen:
-    """A training process with four devices over `count` processes."""
-    devices = f"--xla_force_host_platform_device_count={4 // count}"
-    environment = {**os.environ, "XLA_FLAGS": f"{devices} {QUICKLY}", "PYTHONPATH": str(ROOT)}
-    config = json.dumps(config_to_dict(experiment))
-    arguments = [str(workdir), config, f"127.0.0.1:{port}", str(count), str(index)]
-    with (workdir.parent / f"{workdir.name}-{index}.log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *arguments], env=environment, stdout=log, stderr=log
-        )
-
-
-def finish(process: subprocess.Popen, workdir: Path) -> None:
-    assert process.wait(timeout=600) == 0, (workdir.parent / f"{workdir.name}-0.log").read_text()
-
-
-def losses(workdir: Path) -> list[tuple[int, float]]:
-    return [(int(row["step"]), row["loss"]) for row in read_metrics(workdir) if "loss" in row]
 
 
 def step_to_die_at(workdir: Path, latest: int) -> int:
@@ -69,12 +43,17 @@ def step_to_die_at(workdir: Path, latest: int) -> int:
     return step
 
 
-def kill_at(step: int, process: subprocess.Popen, workdir: Path) -> None:
-    """SIGKILL once `step` is logged: it must not have ended by itself before."""
-    while process.poll() is None and not any(at >= step for at, _ in losses(workdir)):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+def until_it_trains(process: subprocess.Popen, workdir: Path) -> None:
+    """Wait until a process asks for its third batch: then its first step is done."""
+    before = len(rows_of(workdir))
+    while process.poll() is None and len(rows_of(workdir)) < before + 3:
+        time.sleep(0.005)
+
+
+def newest_checkpoint(workdir: Path) -> int:
+    """Its step, 0 before the first."""
+    found = (workdir / "checkpoints").glob("*")
+    return max([int(path.name) for path in found if path.name.isdecimal()], default=0)
 
 
 @pytest.fixture
@@ -86,17 +65,38 @@ def whole(tiny_run: Callable[..., Experiment], tmp_path: Path) -> list[tuple[int
 
 
 @pytest.mark.slow
-def test_killed_at_random_steps_equals_uninterrupted(tiny_run, whole, tmp_path: Path):
-    workdir = tmp_path / "killed"
-    for latest in (3, 5, 7):
-        if (
-            len(read_metrics(workdir)) < 7
-        ):  # a run may get a few steps further than where it was to die
-            kill_at(
-                step_to_die_at(workdir, latest), start(tiny_run(save_every=2), workdir), workdir
-            )
-    finish(start(tiny_run(save_every=2), workdir), workdir)
-    assert losses(workdir) == whole
+def test_killed_twenty_times_at_random_moments_equals_uninterrupted(tiny_run, tmp_path: Path):
+    """Moments of training, spread over its 300 steps; a save takes longer than ten steps, so most lie within one.
+
+    Every fifth is a moment of starting again.
+    """
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")  # shown by pytest where the test fails
+    rng = random.Random(seed)
+    stages = tuple(replace(stage, steps=150) for stage in tiny_run().train.stages)
+    experiment = tiny_run(stages=stages, save_every=10)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    process = start(experiment, whole, devices=1)
+    until_it_trains(process, whole)
+    starting = time.monotonic() - began
+    finish(process, whole)
+    training = time.monotonic() - began - starting
+    for life in range(20):
+        process = start(experiment, killed, devices=1)
+        if life % 5 == 4:
+            time.sleep(rng.uniform(0.5, 1.0) * starting)
+        else:
+            left = training * (1 - newest_checkpoint(killed) / 300)
+            until_it_trains(process, killed)
+            time.sleep(rng.uniform(0.0, 1.5 * left / (21 - life)))
+        kill(process)
+        print(f"life {life}: to step {losses(killed)[-1:]}, saved {newest_checkpoint(killed)}")
+    assert 50 < newest_checkpoint(killed) < 300
+    finish(start(experiment, killed, devices=1), killed)
+    assert [step for step, _ in losses(killed)] == list(range(1, 301))
+    assert losses(killed) == losses(whole)
+    assert digest(killed / "model", "transformer") == digest(whole / "model", "transformer")
 
 
 @pytest.mark.slow
@@ -134,10 +134,7 @@ def test_sigterm_saves_and_exits_with_0(tiny_run, whole, tmp_path: Path):
 @pytest.mark.multihost
 def test_two_processes_equal_one(tiny_run, whole, tmp_path: Path):
     workdir = tmp_path / "two"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start(tiny_run(), workdir, 2, index, port) for index in range(2)]
+    processes = start_cluster(tiny_run(), workdir, 2)
     for process in processes:
         finish(process, workdir)
     found = losses(workdir)

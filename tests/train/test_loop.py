@@ -15,11 +15,11 @@ import pytest
 
 from lumina_jax.checkpoint import load_model
 from lumina_jax.config_json import config_to_dict
-from lumina_jax.experiment import Experiment, OptimizerConfig
-from lumina_jax.train.loop import NonFiniteLoss, train
+from lumina_jax.experiment import Experiment
+from lumina_jax.train.loop import train
 from lumina_jax.train.metrics import read_metrics
 
-TIMES = ("steps_per_s", "tokens_per_s")
+TIMES = ("steps_per_s", "tokens_per_s", "data_wait", "mfu")
 
 
 class Crash(Exception):
@@ -148,13 +148,6 @@ def test_a_wrong_setting_claims_no_workdir(tiny_run, tmp_path: Path):
     with pytest.raises(ValueError, match="no checkpoint there"):
         train(replace(tiny_run(), assets="nowhere"), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
-
-
-def test_non_finite_loss_stops_and_names_the_step(tiny_run, tmp_path: Path):
-    stage = replace(tiny_run().train.stages[0], learning_rate=1e38, warmup_steps=0)
-    optimizer = OptimizerConfig(clip_norm=1e30)
-    with pytest.raises(NonFiniteLoss, match="step 2: the loss is"):
-        train(tiny_run(stages=(stage,), optimizer=optimizer), tmp_path)
 
 
 def test_batch_that_does_not_divide_is_one_clear_error(tiny_run, tmp_path: Path):

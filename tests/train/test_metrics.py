@@ -1,6 +1,9 @@
 """Metrics on disk: complete lines only, none from a future that was undone."""
 
+import time
 from pathlib import Path
+
+import pytest
 
 from lumina_jax.train.metrics import MetricsLog, Progress, draw_curve, read_metrics
 
@@ -45,6 +48,24 @@ def test_progress_reports_speed_on_logged_steps_only():
     values = {"loss": 1.0, "lr": 0.1, "tokens": 50.0}
     assert progress.update(1, values) == {}
     speed = progress.update(2, values)
-    assert set(speed) == {"steps_per_s", "tokens_per_s"}
+    assert set(speed) == {"steps_per_s", "tokens_per_s", "data_wait"}
     assert abs(speed["tokens_per_s"] / speed["steps_per_s"] - 50) < 1e-6
+    progress.close()
+
+
+def test_progress_reports_shares_of_the_time_since_the_last_line():
+    progress = Progress(0, 10, log_every=2, active=False, peak_flops=1000.0)
+    values = {"loss": 1.0, "lr": 0.1}
+    progress.waited(5.0)
+    progress.update(1, values, flops=7.0)
+    progress.update(2, values, flops=7.0)  # the wait and the FLOPs of this line count no more
+    time.sleep(0.05)
+    progress.waited(0.01)
+    progress.waited(0.01)
+    progress.update(3, values, flops=5.0)
+    speed = progress.update(4, values, flops=10.0)
+    seconds = 2 / speed["steps_per_s"]
+    assert seconds >= 0.05
+    assert speed["data_wait"] == pytest.approx(0.02 / seconds)
+    assert speed["mfu"] == pytest.approx(15.0 / 1000.0 / seconds)
     progress.close()

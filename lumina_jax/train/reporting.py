@@ -1,0 +1,89 @@
+"""What a run says while it goes on: log, curves, progress bar, and its steps without a finite loss."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lumina_jax.config_json import config_to_dict
+from lumina_jax.experiment import Experiment
+from lumina_jax.train.flops import peak_flops
+from lumina_jax.train.metrics import MetricsLog, Progress
+from lumina_jax.train.nonfinite import NonFiniteSteps, is_finite
+from lumina_jax.train.trainees import Trainee
+from lumina_jax.train.wandb_log import WandbLog
+
+Batch = Mapping[str, np.ndarray]
+
+
+def say(line: str) -> None:
+    """A line on the screen of the first process."""
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr)
+
+
+class Report:
+    """The numbers of one run, written by the first process and counted by all."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        trainee: Trainee,
+        nonfinite: NonFiniteSteps,
+        start_step: int,
+        total_steps: int,
+    ):
+        self.nonfinite = nonfinite
+        self._every, self._total = experiment.train.log_every, total_steps
+        first = jax.process_index() == 0
+        peak = peak_flops(jax.devices(), experiment.train.peak_tflops)
+        self._flops = trainee.flops if peak else None
+        self._log = MetricsLog(workdir, start_step, active=first)
+        self._progress = Progress(start_step, total_steps, self._every, first, peak)
+        self._wandb = None
+        if experiment.train.wandb and first:
+            self._wandb = WandbLog(experiment.train.wandb, workdir, config_to_dict(experiment))
+
+    def next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; the time it takes counts as waiting."""
+        began = time.perf_counter()
+        batch = next(batches)
+        self._progress.waited(time.perf_counter() - began)
+        return batch
+
+    def step(self, step: int, metrics: Any, batch: Batch) -> None:
+        """Wait for a step's metrics, show and log them.
+
+        Raises NonFiniteLoss where one step too many has no finite loss.
+        """
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        # every process has as many rows as this one
+        flops = self._flops(batch) * jax.process_count() if self._flops else 0.0
+        speed = self._progress.update(step, values, flops)
+        if not is_finite(values):
+            self.nonfinite.add(step, values, batch)
+            self.write(step, {"nonfinite": self.nonfinite.count, **speed})
+        elif step % self._every == 0 or step == self._total:
+            self.write(step, {**values, **speed})
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """A line of the log."""
+        self._log.write(step, values)
+        if self._wandb is not None:
+            self._wandb.write(step, values)
+
+    def flush(self) -> None:
+        """See that a reader finds all that was written."""
+        self._log.flush()
+
+    def close(self) -> None:
+        """Finish files, bar and curves."""
+        self._progress.close()
+        self._log.close()
+        if self._wandb is not None:
+            self._wandb.close()
