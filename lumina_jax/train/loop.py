@@ -26,7 +26,7 @@ from lumina_jax.paths import as_path
 from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
-from lumina_jax.train.metrics import MetricsLog, Progress, draw_curve
+from lumina_jax.train.metrics import KindMeans, MetricsLog, Progress, draw_curve
 from lumina_jax.train.trainees import Trainee, make_trainee
 from lumina_jax.train.workdir import claim_workdir
 
@@ -83,6 +83,7 @@ class _Run:
     ):
         self.experiment, self.workdir, self.trainee = experiment, workdir, trainee
         self.curriculum, self.checkpoints, self.on_eval = curriculum, checkpoints, on_eval
+        self.kinds = KindMeans()
         self.seed_key = jax.random.key(experiment.train.seed)
         self.abstract = jax.eval_shape(trainee.init, self.seed_key)
         self.shardings = trainee.shardings(self.abstract)
@@ -111,7 +112,8 @@ class _Run:
         )
         restored = self.checkpoints.restore(placed)
         if restored is not None:
-            state, _ = restored
+            state, notes = restored
+            self.kinds = KindMeans(notes.get("kinds"))
             self._say(f"resuming {self.workdir} at step {int(state.step)}")
             return state
         key = jax.random.fold_in(self.seed_key, 0)
@@ -175,7 +177,7 @@ class _Run:
 
     def _report(self, step: int, metrics: Any) -> None:
         """Show and log a step's metrics; NonFiniteLoss when its loss is not a number."""
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values = self.kinds.add(jax.device_get(metrics))
         loss, gradient = values["loss"], values["grad_norm"]
         if not np.isfinite([loss, gradient]).all():
             raise NonFiniteLoss(
@@ -184,14 +186,15 @@ class _Run:
             )
         speed = self.progress.update(step, values)
         if step % self.experiment.train.log_every == 0 or step == self.curriculum.total_steps:
-            self.log.write(step, {**values, **speed})
+            self.log.write(step, {**values, **self.kinds.take(), **speed})
 
     def _save(self, step: int, state: Any) -> None:
         """A checkpoint to resume from, written in the background, and the released model."""
         self.saved = step
         self.log.flush()  # before the checkpoint: a run that resumes there finds every line up to it
         if self.checkpoints.latest() != step:
-            self.checkpoints.save(step, state, {"step": step, "seed": self.experiment.train.seed})
+            notes = {"step": step, "seed": self.experiment.train.seed, "kinds": self.kinds.sums}
+            self.checkpoints.save(step, state, notes)
         notes = {"step": step, "trainee": self.experiment.trainee}
         notes["sample"] = config_to_dict(self.experiment.sample)
         trees, model = self.trainee.release(state), self.experiment.model
@@ -216,13 +219,15 @@ class _Run:
 def _check_batches(experiment: Experiment, layout: Layout) -> None:
     """ValueError for a stage whose batch the mesh cannot split."""
     sharding = batch_sharding(layout)
+    parts = experiment.train.accumulation
     for index, stage in enumerate(experiment.train.stages):
         try:
-            sharding.shard_shape((stage.batch_size, 1))
+            sharding.shard_shape((stage.batch_size // parts, 1))
         except ValueError:
+            times = f" in {parts} micro-batches" if parts > 1 else ""
             raise ValueError(
-                f"train.stages.{index}.batch_size {stage.batch_size} does not divide over the mesh "
-                f"{dict(sharding.mesh.shape)}: use a multiple of its batch axes"
+                f"train.stages.{index}.batch_size {stage.batch_size}{times} does not divide over the mesh "
+                f"{dict(sharding.mesh.shape)}: use a multiple of {'accumulation times ' * (parts > 1)}its batch axes"
             ) from None
 
 

@@ -65,11 +65,12 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
     assets = _assets(experiment)
     vqgan = jax.device_get(assets.params["vqgan"])
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
+    vocab = assets.tokenizer.vocab
 
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
         folders = {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
         records = {name: open_shards(folder) for name, folder in folders.items()}
-        vocab, dropout = assets.tokenizer.vocab, train.loss.context_dropout
+        dropout = train.loss.context_dropout
         seed = experiment.data.seed
         return lambda start: token_batches(
             records, curriculum, seed, vocab, dropout, start, _rows()
@@ -86,7 +87,7 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
     def with_weights(state: Any, weights: Any) -> Any:
         weights = stack_layers(weights) if config.scan_layers else weights
         if train.zero_code_logits:
-            weights = _without_code_logits(weights, assets.tokenizer.vocab)
+            weights = _without_code_logits(weights, vocab)
         return init_state(_like(state.params, weights), optimizer, ema_decay)
 
     def weight_shardings() -> Any:
@@ -103,15 +104,22 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         params = init_params(config, key)
         if train.codebook_tables:
             codebook, table_key = vqgan["quantize"]["embedding"], jax.random.fold_in(key, 1)
-            first_code_id = assets.tokenizer.vocab.first_code_id
-            params = with_codebook_tables(params, codebook, first_code_id, table_key)
+            params = with_codebook_tables(params, codebook, vocab.first_code_id, table_key)
         return init_state(params, optimizer, ema_decay)
 
     return Trainee(
         init=init,
         with_weights=with_weights,
         weight_shardings=weight_shardings,
-        step=make_train_step(model, train.loss, optimizer, ema_decay, layout),
+        step=make_train_step(
+            model,
+            train.loss,
+            optimizer,
+            ema_decay,
+            layout,
+            accumulation=train.accumulation,
+            image_codes=(vocab.first_code_id, vocab.num_codes),
+        ),
         shardings=lambda state: state_shardings(state, param_letters(config), layout),
         batches=batches,
         release=release,

@@ -1,8 +1,12 @@
 """Metrics on disk: complete lines only, none from a future that was undone."""
 
+import json
 from pathlib import Path
 
-from lumina_jax.train.metrics import MetricsLog, Progress, draw_curve, read_metrics
+import numpy as np
+
+from lumina_jax.train.metrics import KindMeans, MetricsLog, Progress, draw_curve, read_metrics
+from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 
 def write_steps(workdir: Path, start: int, stop: int) -> None:
@@ -48,3 +52,21 @@ def test_progress_reports_speed_on_logged_steps_only():
     assert set(speed) == {"steps_per_s", "tokens_per_s"}
     assert abs(speed["tokens_per_s"] / speed["steps_per_s"] - 50) < 1e-6
     progress.close()
+
+
+def test_means_by_kind_are_over_all_tokens_since_the_last_line():
+    """Not over the steps' means; kinds without tokens have no line, and a line forgets."""
+    means, places = KindMeans(), np.zeros((2, len(TASK_NAMES)))
+    places[:, 1], places[:, 3] = (6.0, 2.0), (5.0, 1.0)
+    more = np.zeros_like(places)
+    more[:, 1] = (2.0, 6.0)
+    areas = np.zeros((2, len(AREAS_PX)), np.float32)
+    areas[:, AREAS_PX.index(512)] = (8.0, 2.0)
+    assert means.add({"loss": np.float32(2.5), "by_task": places, "by_area": areas}) == {
+        "loss": 2.5
+    }
+    means = KindMeans(json.loads(json.dumps(means.sums)))  # a run resumed in between
+    assert means.add({"loss": 1.0, "by_task": more}) == {"loss": 1.0}
+    names = [f"ce/task/{TASK_NAMES[place]}" for place in (1, 3)]
+    assert means.take() == {names[0]: 1.0, names[1]: 5.0, "ce/area/512": 4.0}
+    assert means.take() == {}
