@@ -55,7 +55,7 @@ def train(
     curriculum = Curriculum(experiment.train.stages)
     layout = make_layout(experiment.train.mesh)
     _check_batches(experiment, layout)
-    trainee = make_trainee(experiment, curriculum, layout)
+    trainee = make_trainee(experiment, curriculum, layout, init)
     claim_workdir(experiment, workdir, trainee.made_with)
     checkpoints = TrainCheckpoints(workdir, experiment.train.keep_last)
     try:
@@ -110,22 +110,27 @@ class _Run:
             self.abstract,
             self.shardings,
         )
-        restored = self.checkpoints.restore(placed)
+        saved = self.trainee.saved
+        restored = self.checkpoints.restore(saved(placed))
         if restored is not None:
             state, notes = restored
             self.kinds = KindMeans(notes.get("kinds"))
             self._say(f"resuming {self.workdir} at step {int(state.step)}")
-            return state
-        key = jax.random.fold_in(self.seed_key, 0)
-        state = _jit_for_one_call(self.trainee.init, out_shardings=self.shardings)(key)
-        if init is not None:
+        else:
+            key = jax.random.fold_in(self.seed_key, 0)
+            draw = _jit_for_one_call(
+                lambda key: saved(self.trainee.init(key)), out_shardings=saved(self.shardings)
+            )
+            state = draw(key)
+        if init is not None and (restored is None or self.trainee.needs_init):
             part = self.experiment.trainee
             places = {part: self.trainee.weight_shardings()}
             weights = load_model(init, parts=(part,), shardings=places).params[part]
             self._compare_codes(init)
             place = _jit_for_one_call(self.trainee.with_weights, out_shardings=self.shardings)
             state = place(state, weights)
-            self._say(f"starting from the weights of {init}")
+            if restored is None:
+                self._say(f"starting from the weights of {init}")
         return state
 
     def _compare_codes(self, init: str | Path) -> None:
@@ -162,7 +167,9 @@ class _Run:
                 if saves:
                     self._save(step, state)
                 if shows and self.on_eval:
-                    self.log.write(step, self.on_eval(state, step, self.workdir))
+                    self.log.write(
+                        step, self.on_eval(self.trainee.whole(state), step, self.workdir)
+                    )
                     self.log.flush()
             if pending is not None:
                 self._report(*pending)
@@ -194,11 +201,12 @@ class _Run:
         self.log.flush()  # before the checkpoint: a run that resumes there finds every line up to it
         if self.checkpoints.latest() != step:
             notes = {"step": step, "seed": self.experiment.train.seed, "kinds": self.kinds.sums}
-            self.checkpoints.save(step, state, notes)
+            self.checkpoints.save(step, self.trainee.saved(state), notes)
         notes = {"step": step, "trainee": self.experiment.trainee}
         notes["sample"] = config_to_dict(self.experiment.sample)
         trees, model = self.trainee.release(state), self.experiment.model
         save_model(self.workdir / "model", trees, model, self.trainee.tokenizer, notes)
+        self.trainee.export(state, self.workdir)
 
     def _is_released(self, step: int) -> bool:
         """Whether `model/` holds this step: a kill between a checkpoint and its model leaves an older one."""

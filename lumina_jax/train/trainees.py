@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.checkpoint import LoadedModel, digest, load_model, on_first_process, read_tokenizer
+from lumina_jax.convert.adapters import ADAPTER, write_adapter
 from lumina_jax.data.images import ensure_images, source_sizes
 from lumina_jax.data.pipeline import PixelSource, Rows, pixel_batches, token_batches
 from lumina_jax.data.records import ensure_records
@@ -25,10 +26,11 @@ from lumina_jax.model.params import (
     unstack_layers,
     with_codebook_tables,
 )
-from lumina_jax.sharding import Layout, param_shardings, replicated, state_shardings
+from lumina_jax.sharding import Layout, param_shardings, replicated
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.optimizer import make_optimizer
 from lumina_jax.train.step import init_state, make_train_step
+from lumina_jax.train.trained_part import base_digest, trained_part, whole_state
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
 from lumina_jax.unirep.vocab import Vocab
 from lumina_jax.vqgan.codec import abstract_vqgan
@@ -51,21 +53,39 @@ class Trainee(NamedTuple):
     release: Callable[[Any], dict[str, Any]]  # state -> the trees of a model checkpoint
     tokenizer: Any  # what a model checkpoint carries beside its trees
     made_with: Mapping[str, str]  # digests of the assets that say what the ids mean
+    # a state as a checkpoint keeps it; what it lacks comes with the weights of --init, at every start
+    saved: Callable[[Any], Any] = lambda state: state
+    needs_init: bool = False
+    whole: Callable[[Any], Any] = lambda state: (
+        state
+    )  # with all weights in `params`, to be looked at
+    export: Callable[[Any, Path], None] = lambda state, workdir: (
+        None
+    )  # what is written beside `model/`
 
 
-def make_trainee(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
-    """The experiment's trainee on a mesh."""
-    makers = {"transformer": _transformer, "vqgan": _vqgan}
-    return pick(makers, experiment.trainee, "trainee")(experiment, curriculum, layout)
+def make_trainee(
+    experiment: Experiment,
+    curriculum: Curriculum,
+    layout: Layout,
+    init: str | Path | None = None,
+) -> Trainee:
+    """The experiment's trainee on a mesh; ValueError for adapters without `init`, the checkpoint they adapt."""
+    if experiment.trainee == "transformer":
+        return _transformer(experiment, curriculum, layout, init)
+    return pick({"vqgan": _vqgan}, experiment.trainee, "trainee")(experiment, curriculum, layout)
 
 
-def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
+def _transformer(
+    experiment: Experiment, curriculum: Curriculum, layout: Layout, init_path: str | Path | None
+) -> Trainee:
     model, train = experiment.model, experiment.train
     config, ema_decay = model.transformer, train.optimizer.ema_decay
     assets = _assets(experiment)
     vqgan = jax.device_get(assets.params["vqgan"])
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
-    vocab = assets.tokenizer.vocab
+    vocab, part = assets.tokenizer.vocab, trained_part(train, config)
+    base = base_digest(init_path) if part.adapts else {}
 
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
         folders = {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
@@ -86,26 +106,37 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
 
     def with_weights(state: Any, weights: Any) -> Any:
         weights = stack_layers(weights) if config.scan_layers else weights
+        weights = _like(abstract_params(config), weights)
         if train.zero_code_logits:
             weights = _without_code_logits(weights, vocab)
-        return init_state(_like(state.params, weights), optimizer, ema_decay)
+        if part.adapts:
+            return state._replace(frozen=weights)
+        trained, frozen = part.divide(weights, None)
+        return init_state(trained, optimizer, ema_decay, frozen)
 
     def weight_shardings() -> Any:
         on_disk = replace(config, scan_layers=False)
         return param_shardings(abstract_params(on_disk), param_letters(on_disk), layout)
 
     def release(state: Any) -> dict[str, Any]:
+        state = whole_state(state, part, config, layout)
         params = state.params if state.ema is None else state.ema
         if config.scan_layers:  # each layer to its own shards, nothing gathered
             params = jax.jit(unstack_layers, out_shardings=weight_shardings())(params)
         return {"transformer": params, "vqgan": vqgan}
+
+    def export(state: Any, workdir: Path) -> None:
+        adapters = state.params if state.ema is None else state.ema
+        assert train.lora is not None
+        write_adapter(workdir / ADAPTER, adapters, config, train.lora)
 
     def init(key: jax.Array) -> Any:
         params = init_params(config, key)
         if train.codebook_tables:
             codebook, table_key = vqgan["quantize"]["embedding"], jax.random.fold_in(key, 1)
             params = with_codebook_tables(params, codebook, vocab.first_code_id, table_key)
-        return init_state(params, optimizer, ema_decay)
+        trained, frozen = part.divide(params, jax.random.fold_in(key, 2))
+        return init_state(trained, optimizer, ema_decay, frozen)
 
     return Trainee(
         init=init,
@@ -119,12 +150,17 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
             layout,
             accumulation=train.accumulation,
             image_codes=(vocab.first_code_id, vocab.num_codes),
+            assemble=part.assemble,
         ),
-        shardings=lambda state: state_shardings(state, param_letters(config), layout),
+        shardings=lambda state: part.shardings(state, layout),
         batches=batches,
         release=release,
         tokenizer=assets.tokenizer,
-        made_with=_made_with(experiment.assets, assets.tokenizer),
+        made_with={**_made_with(experiment.assets, assets.tokenizer), **base},
+        saved=(lambda state: state._replace(frozen=None)) if part.adapts else (lambda state: state),
+        needs_init=part.adapts,
+        whole=lambda state: whole_state(state, part, config, layout),
+        export=export if part.adapts else (lambda state, workdir: None),
     )
 
 
