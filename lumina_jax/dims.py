@@ -7,7 +7,7 @@ One letter, one meaning, used four ways: in annotations, einsums, weight declara
     G N / K              H head size                   F feed-forward width
     V vocabulary         L layers                      W Jacobi window
     Y X C pixel rows, columns, channels                P Q latent rows, columns
-    E code width         M codes
+    E code width         M codes                       A rank of an adapter
 
 Annotations are checked while tracing where `jaxtyping` and `beartype` are installed, and are inert elsewhere,
 so the numerical core runs with jax, flax, optax and numpy alone.

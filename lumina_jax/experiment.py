@@ -11,6 +11,7 @@ from typing import Literal
 from lumina_jax.config import ModelConfig, SampleConfig, require
 
 LAYOUTS = ("padded", "packed", "buckets")
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class OptimizerConfig:
     clip_norm: float = 4.0  # global L2 [L]
     adam_ratio: float = 1.0  # muon: learning rate of the AdamW part relative to the stage's
     ema_decay: float = 0.0  # > 0 keeps an exponential average of the weights and releases it
+    # regexes of names of weights that do not decay, such as "scale|bias|table"; none in the original [L]
+    no_decay: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,25 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside frozen matrices (Hu et al., arXiv 2106.09685): W + alpha / rank * A B."""
+
+    rank: int = 16  # A, columns of the first and rows of the second factor
+    alpha: float = 32.0  # the product's scale is alpha / rank
+    targets: tuple[str, ...] = LORA_TARGETS  # matrices of every layer
+    dropout: float = 0.0  # of what the adapters read
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 1, f"lora.rank {self.rank}: want at least 1")
+        require(0.0 <= self.dropout < 1.0, f"lora.dropout {self.dropout} must lie in [0, 1)")
+        unknown = sorted(set(self.targets) - set(LORA_TARGETS))
+        require(
+            bool(self.targets) and not unknown,
+            f"lora.targets {unknown or '()'}: want some of {', '.join(LORA_TARGETS)}",
+        )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The loop around the step."""
 
@@ -175,6 +197,10 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     vqgan_loss: VQGANLossConfig = VQGANLossConfig()
     mesh: MeshConfig = MeshConfig()
+    accumulation: int = 1  # micro-batches a step is computed in: less memory, the same update
+    # regexes of names of weights, such as "layers/.*/(gate|up|down)": all others stay as they are; empty: train all
+    trainable: tuple[str, ...] = ()
+    lora: LoraConfig | None = None  # train adapters beside the weights of --init instead of them
     # a fresh run starts the rows of image codes alike where the codebook is: small models learn faster
     codebook_tables: bool = False
     # a run with --init starts the head's rows of the image codes at zero [L]
@@ -198,6 +224,15 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)}: want at least 1")
         for name in ("eval_every", "keep_every", "max_nonfinite", "hang_minutes", "peak_tflops"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: want 0 (off) or more")
+        require(self.accumulation >= 1, f"accumulation {self.accumulation}: want at least 1")
+        for stage in self.stages:
+            require(
+                stage.batch_size % self.accumulation == 0,
+                f"batch_size {stage.batch_size} is no multiple of accumulation {self.accumulation}",
+            )
+        require(
+            not (self.lora and self.trainable), "lora and trainable: adapters or weights, not both"
+        )
 
 
 @dataclass(frozen=True)
@@ -213,6 +248,15 @@ class Experiment:
     description: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
+        train = self.train
+        partial = bool(train.lora or train.trainable or train.accumulation > 1)
+        require(
+            self.trainee == "transformer" or not partial,
+            "accumulation, trainable and lora are for transformers: a VQGAN trains whole",
+        )
+        self._check_eval_source()
+
+    def _check_eval_source(self) -> None:
         name = self.train.eval_source
         trained = {source for stage in self.train.stages for source, _ in stage.mixture}
         found = {source.name: source for source in self.data.sources}

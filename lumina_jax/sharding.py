@@ -43,7 +43,7 @@ class Strategy:
 def _strategy(batch: tuple[str, ...], fsdp: Axes = None, tensor: Axes = None) -> Strategy:
     """A row from three choices: what splits the batch, the width of stored weights, and heads, F and V."""
     split = {"N": tensor, "K": tensor, "F": tensor, "V": tensor}
-    whole = {"L": None, "H": None, "R": None}
+    whole = {"L": None, "H": None, "R": None, "A": None}
     return Strategy(
         batch=batch,
         weights={**split, **whole, "D": fsdp},

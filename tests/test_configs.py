@@ -1,6 +1,7 @@
 """Every run file loads, and its step can be built."""
 
 import json
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_s
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.optimizer import make_optimizer
 from lumina_jax.train.step import init_state, make_train_step
+from lumina_jax.train.trained_part import trained_part
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,11 +38,16 @@ def step_and_state(experiment: Experiment, layout: Any = None) -> tuple[Any, Any
     if experiment.trainee == "vqgan":
         state = jax.eval_shape(lambda k: init_vqgan_state(model.vqgan, train, k, optimizer), key)
         return make_vqgan_step(model.vqgan, train.vqgan_loss, optimizer, ema_decay=decay), state
-    state = jax.eval_shape(
-        lambda k: init_state(init_params(model.transformer, k), optimizer, decay), key
-    )
+    part, parts = trained_part(train, model.transformer), train.accumulation
+
+    def start(key: Any) -> Any:
+        trained, frozen = part.divide(init_params(model.transformer, key), key)
+        return init_state(trained, optimizer, decay, frozen)
+
     packed = any(stage.layout == "packed" for stage in train.stages)
-    return make_train_step(model, train.loss, optimizer, decay, layout, packed), state
+    make = partial(make_train_step, model, train.loss, optimizer, decay, layout, packed)
+    step = make(accumulation=parts, assemble=part.assemble)
+    return step, jax.eval_shape(start, key)
 
 
 def token_batch(batch_size: int, max_tokens: int, sharding: Any = None) -> dict[str, Any]:
@@ -77,18 +84,23 @@ def test_run_file_loads_and_survives_json(path: Path):
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
 def test_transformer_runs_keep_what_is_held_out_from_training(path: Path):
-    """Sentences, pairs and looks as the run itself would make them, some of every source and size."""
+    """Sentences, pairs and looks as the run itself would make them, some of every source and size.
+
+    Adapters alone are shown the reserved shapes and colour: to learn them is what they are for.
+    """
     experiment = load_run_file(path)
     drawn = [s for s in experiment.data.sources if isinstance(s, ScenesSource)]
     for source in drawn if experiment.trainee == "transformer" else []:
-        assert not source.reserved
+        assert not source.reserved or experiment.train.lora is not None
         sizes = source_sizes(source, experiment.model.grid)
         for index in range(60):
             size = sizes[index % len(sizes)]
             words = make_conversation(source, size, index).turns[0]["value"]
             assert held_out_text(words.splitlines()[-1]) is None
-            assert not {*RESERVED_SHAPES, *RESERVED_COLOURS} & {*words.replace(",", "").split()}
-            things = sample_scene(record_rng(source, index, "scene"), *size).objects
+            named = {*RESERVED_SHAPES, *RESERVED_COLOURS} & {*words.replace(",", "").split()}
+            assert not named or source.reserved
+            rng = record_rng(source, index, "scene")
+            things = sample_scene(rng, *size, reserved=source.reserved).objects
             looks = [(thing.colour, thing.shape) for thing in things]
             assert not any(held_out(*pair) for pair in combinations(looks, 2))
 
@@ -137,3 +149,14 @@ def test_7b_run_keeps_the_originals_figures():
     assert optimizer.clip_norm == 4.0 and train.loss.z_loss == 1e-5
     assert {stage.learning_rate for stage in train.stages} == {2e-5}
     assert {stage.final_ratio for stage in train.stages} == {1.0}
+
+
+def test_7b_adapters_need_a_base_in_bfloat16_and_little_else():
+    """The run card's count: 40.0 million float32 numbers beside 14.0 GB, and moments for them alone."""
+    _, state = step_and_state(load_run_file(ROOT / "configs" / "lora_7b.py"))
+    assert count_params(state.frozen) == 7_013_158_912
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.frozen)} == {"bfloat16"}
+    assert count_params(state.params) == 39_976_960
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert count_params(moments) == 2 * 39_976_960

@@ -1,6 +1,6 @@
 """Converts weights between PyTorch's layouts and ours, says what a folder holds, and compares two.
 
-python -m lumina_jax.convert SRC DST [--to lumina] | inspect PATH | verify A B
+python -m lumina_jax.convert SRC DST [--to lumina] [--adapter FOLDER] | inspect PATH | verify A B
 """
 
 import sys
@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from lumina_jax.cli import parse_arguments, run_main
+from lumina_jax.convert.adapters import with_adapter
 from lumina_jax.convert.inspection import PARTS, describe_weights, differences
 from lumina_jax.convert.layouts import open_weights
 from lumina_jax.convert.model_config import SourceOptions, preset_name
@@ -35,6 +36,7 @@ class Convert:
     destination: Positional[str]
     # checkpoint (ours), meta (the original's code), lumina (Lumina-mGPT's), transformers
     to: str = "checkpoint"
+    adapter: str | None = None  # a folder of PEFT's format (LoRA) to merge into the weights
     options: Annotated[SourceOptions, Flat] = SourceOptions()
     changes: Annotated[CheckpointOptions, Flat] = CheckpointOptions()
 
@@ -73,6 +75,8 @@ def convert(command: Convert) -> None:
     """SOURCE to DESTINATION, saying what was found and written."""
     pick({"checkpoint": None, **TARGETS}, command.to, "target")
     weights = open_weights(command.source, command.options)
+    if command.adapter is not None:
+        weights = with_adapter(weights, command.adapter)
     for line in weights.findings:
         print(line)
     transformer = weights.config.transformer

@@ -23,6 +23,7 @@ class Options:
     image_top_k: int | None = None
     prompts_per_category: int = 100  # six categories; prompt i is painted once, with seed i
     seed: int = 0  # of the choice of prompts
+    reserved: bool = False  # prompts that each name a shape the shipped model was never shown
     precision: str | None = None  # a row of model.precision.PRECISIONS; default: the model's own
     # a precision to paint the same prompts with, seed by seed, and to tell the loss against
     against: str | None = None
@@ -62,7 +63,7 @@ def score_model(options: Options) -> None:
         "temperature": options.temperature,
         "image_top_k": options.image_top_k,
     }
-    prompts = eval_prompts(options.prompts_per_category, options.seed)
+    prompts = eval_prompts(options.prompts_per_category, options.seed, reserved=options.reserved)
     outcomes = scores.run(model, prompts, **given)
     paired = None
     if options.against is not None:

@@ -71,17 +71,21 @@ class Prompt:
 
 
 def eval_prompts(
-    per_category: int = 100, seed: int = 0, purpose: Literal["eval", "choose"] = "eval"
+    per_category: int = 100,
+    seed: int = 0,
+    purpose: Literal["eval", "choose"] = "eval",
+    reserved: bool = False,
 ) -> list[Prompt]:
     """`per_category` prompts of each category, in the order of CATEGORIES: a pure function of its arguments.
 
     `purpose` is "eval" for the scores and "choose" for the choice of guidance: two disjoint sets of sentences. A
-    sentence comes again only when its category has no other left, and then at another size.
+    sentence comes again only when its category has no other left, and then at another size. With `reserved` every
+    prompt names a shape that the shipped model was never shown, RESERVED_SHAPES; without, none does.
     """
     prompts = []
     for index, category in enumerate(CATEGORIES):
         rng = np.random.default_rng((seed, index))
-        pool = candidates(category, purpose)
+        pool = candidates(category, purpose, reserved)
         order = np.concatenate(
             [rng.permutation(len(pool)) for _ in range(-(-per_category // len(pool)))]
         )
@@ -90,10 +94,12 @@ def eval_prompts(
 
 
 @cache
-def candidates(category: str, purpose: str) -> tuple[Prompt, ...]:
+def candidates(category: str, purpose: str, reserved: bool = False) -> tuple[Prompt, ...]:
     """Every prompt of a category whose sentence is held out for `purpose`, in a fixed order."""
     found = []
-    for include, relation, body in _BODIES[category]():
+    for include, relation, body in _BODIES[category](SHAPES if reserved else _SHAPES):
+        if reserved and not any(want.shape in RESERVED_SHAPES for want in include):
+            continue
         for opening, background in product(OPENINGS, (None, *BACKGROUND_WORDING)):
             for wording in BACKGROUND_WORDING[background] if background else (None,):
                 text = sentence(body, opening, wording)
@@ -118,52 +124,52 @@ def _sized(prompts: Sequence[Prompt]) -> list[Prompt]:
 Body = tuple[tuple[Include, ...], tuple[int, str, int] | None, str]
 
 
-def _single_object() -> list[Body]:
+def _single_object(shapes: Sequence[str]) -> list[Body]:
     """Such as "a dome", "a large ring"."""
     return [
         ((Include(shape),), None, noun(Look(shape, size=size)))
-        for shape, size in product(_SHAPES, (None, "small", "large"))
+        for shape, size in product(shapes, (None, "small", "large"))
     ]
 
 
-def _two_object() -> list[Body]:
+def _two_object(shapes: Sequence[str]) -> list[Body]:
     """Such as "a dome and a ring"."""
     return [
         ((Include(a), Include(b)), None, listed([noun(Look(a)), noun(Look(b))]))
-        for a, b in product(_SHAPES, _SHAPES)
+        for a, b in product(shapes, shapes)
         if a != b
     ]
 
 
-def _counting() -> list[Body]:
+def _counting(shapes: Sequence[str]) -> list[Body]:
     """Such as "three rings"."""
     return [
         ((Include(shape, None, count),), None, noun(Look(shape), count))
-        for shape, count in product(_SHAPES, COUNTS)
+        for shape, count in product(shapes, COUNTS)
     ]
 
 
-def _colors() -> list[Body]:
+def _colors(shapes: Sequence[str]) -> list[Body]:
     """Such as "a red dome"."""
     return [
         ((Include(shape, colour),), None, noun(Look(shape, colour)))
-        for shape, colour in product(_SHAPES, _COLOURS)
+        for shape, colour in product(shapes, _COLOURS)
     ]
 
 
-def _position() -> list[Body]:
+def _position(shapes: Sequence[str]) -> list[Body]:
     """Such as "a dome to the left of a ring"."""
     return [
         ((Include(a), Include(b)), (0, where, 1), f"{noun(Look(a))} {wording} {noun(Look(b))}")
-        for a, b, where in product(_SHAPES, _SHAPES, RELATIONS)
+        for a, b, where in product(shapes, shapes, RELATIONS)
         if a != b
         for wording in RELATION_WORDING[where]
     ]
 
 
-def _color_attr() -> list[Body]:
+def _color_attr(shapes: Sequence[str]) -> list[Body]:
     """Such as "a red dome and a blue ring", held-out pairs alone."""
-    looks = [Look(shape, colour) for shape, colour in product(_SHAPES, _COLOURS)]
+    looks = [Look(shape, colour) for shape, colour in product(shapes, _COLOURS)]
     return [
         (tuple(Include(o.shape, o.colour) for o in (a, b)), None, listed([noun(a), noun(b)]))
         for a, b in product(looks, looks)

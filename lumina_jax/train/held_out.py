@@ -11,6 +11,7 @@ import numpy as np
 from lumina_jax.experiment import Experiment
 from lumina_jax.sharding import Layout, batch_sharding, replicated
 from lumina_jax.train.curriculum import Curriculum
+from lumina_jax.train.metrics import KindMeans, numbers
 from lumina_jax.train.trainees import make_trainee
 
 # What a step says of its update and not of its batch.
@@ -23,6 +24,7 @@ def held_out_experiment(experiment: Experiment) -> Experiment:
     mixture = ((train.eval_source, 1.0),)
     stage = replace(train.stages[-1], steps=train.eval_batches, warmup_steps=0, mixture=mixture)
     loss = replace(train.loss, context_dropout=0.0)
+    lora = train.lora and replace(train.lora, dropout=0.0)
     return replace(
         experiment,
         model=replace(
@@ -30,17 +32,24 @@ def held_out_experiment(experiment: Experiment) -> Experiment:
             transformer=replace(model.transformer, dropout=0.0),
             vqgan=replace(model.vqgan, dropout=0.0),
         ),
-        train=replace(train, stages=(stage,), loss=loss, eval_source=""),
+        train=replace(train, stages=(stage,), loss=loss, lora=lora, accumulation=1, eval_source=""),
     )
 
 
 class HeldOut:
     """The held-out loss of a run on its mesh."""
 
-    def __init__(self, experiment: Experiment, layout: Layout, shardings: Any, data_dir: Path):
-        """`shardings`: the training state's."""
+    def __init__(
+        self,
+        experiment: Experiment,
+        layout: Layout,
+        shardings: Any,
+        data_dir: Path,
+        init: str | Path | None,
+    ):
+        """`shardings`: the training state's; `init`: the checkpoint that adapters stand beside."""
         held_out = held_out_experiment(experiment)
-        self._trainee = make_trainee(held_out, Curriculum(held_out.train.stages), layout)
+        self._trainee = make_trainee(held_out, Curriculum(held_out.train.stages), layout, init)
         self._batches = self._trainee.batches(data_dir)
         self._evaluate = jax.jit(
             self.evaluate,
@@ -61,13 +70,15 @@ class HeldOut:
         self, state: Any, place: Callable[[Mapping[str, np.ndarray]], Any]
     ) -> dict[str, float]:
         """{"eval/ce": …}, averaged over predicted tokens, of pictures over batches. `place`: onto the mesh."""
-        rows = [jax.device_get(self._evaluate(state, place(batch))) for batch in self.batches()]
-        weights = [float(row.get("tokens", 1.0)) for row in rows]
-        names = [name for name in rows[0] if name != "tokens"]
-        return {
-            f"eval/{name}": float(np.average([row[name] for row in rows], weights=weights))
-            for name in names
-        }
+        rows, kinds = [], KindMeans()
+        for batch in self.batches():
+            metrics = jax.device_get(self._evaluate(state, place(batch)))
+            kinds.add(metrics)
+            rows.append(numbers(metrics))
+        weights = [row.pop("tokens", 1.0) for row in rows]
+        means = {name: np.average([row[name] for row in rows], weights=weights) for name in rows[0]}
+        found = {**means, **kinds.take()}
+        return {f"eval/{name}": float(value) for name, value in found.items()}
 
     def batches(self) -> Iterator[Mapping[str, np.ndarray]]:
         """The same ones every time; of each, this process's rows."""

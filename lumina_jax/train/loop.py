@@ -23,7 +23,7 @@ from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.held_out import HeldOut
-from lumina_jax.train.metrics import draw_curve
+from lumina_jax.train.metrics import KindMeans, draw_curve
 from lumina_jax.train.nonfinite import NonFiniteSteps, keep_where_finite
 from lumina_jax.train.reporting import Batch, Report, say
 from lumina_jax.train.signals import stop_on_signals
@@ -57,14 +57,14 @@ def train(
     _check_batches(experiment, layout)
     if experiment.train.wandb:
         import_wandb()
-    trainee = make_trainee(experiment, curriculum, layout)
+    trainee = make_trainee(experiment, curriculum, layout, init)
     claim_workdir(experiment, workdir, trainee.made_with)
     keep = experiment.train.keep_last, experiment.train.keep_every
     checkpoints = TrainCheckpoints(workdir, *keep)
     try:
         run = _Run(experiment, workdir, trainee, curriculum, layout, checkpoints, on_eval)
         state = run.start(init)
-        run.open_data(data_dir)
+        run.open_data(data_dir, init)
         run.to_the_end(state)
     finally:
         checkpoints.close()
@@ -91,7 +91,7 @@ class _Run:
         self.shardings = trainee.shardings(self.abstract)
         self.layout, self.batch_sharding = layout, batch_sharding(layout)
         self.shapes: dict[str, tuple[int, ...]] = {}  # of the last batch
-        self.num_nonfinite = 0  # steps before the checkpoint that the run goes on from
+        self.meta: Mapping[str, Any] = {}  # of the checkpoint that the run goes on from
         whole = replicated(layout)
 
         def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
@@ -114,22 +114,26 @@ class _Run:
             self.abstract,
             self.shardings,
         )
-        restored = self.checkpoints.restore(placed)
+        saved = self.trainee.saved
+        restored = self.checkpoints.restore(saved(placed))
         if restored is not None:
-            state, meta = restored
-            self.num_nonfinite = meta.get("nonfinite", 0)
+            state, self.meta = restored
             say(f"resuming {self.workdir} at step {int(state.step)}")
-            return state
-        key = jax.random.fold_in(self.seed_key, 0)
-        state = _jit_for_one_call(self.trainee.init, out_shardings=self.shardings)(key)
-        if init is not None:
+        else:
+            key = jax.random.fold_in(self.seed_key, 0)
+            draw = _jit_for_one_call(
+                lambda key: saved(self.trainee.init(key)), out_shardings=saved(self.shardings)
+            )
+            state = draw(key)
+        if init is not None and (restored is None or self.trainee.needs_init):
             part = self.experiment.trainee
             places = {part: self.trainee.weight_shardings()}
             weights = load_model(init, parts=(part,), shardings=places).params[part]
             self._compare_codes(init)
             place = _jit_for_one_call(self.trainee.with_weights, out_shardings=self.shardings)
             state = place(state, weights)
-            say(f"starting from the weights of {init}")
+            if restored is None:
+                say(f"starting from the weights of {init}")
         return state
 
     def _compare_codes(self, init: str | Path) -> None:
@@ -140,14 +144,14 @@ class _Run:
                 f"warning: {init} was trained with another VQGAN than these assets; its image codes mean others"
             )
 
-    def open_data(self, data_dir: Path) -> None:
+    def open_data(self, data_dir: Path, init: str | Path | None) -> None:
         """Make or find what the run reads."""
         train, ids = self.experiment.train, self.trainee.record_ids
         self.batches = self.trainee.batches(data_dir)
         self.record_ids = None if ids is None else lambda step: ids(data_dir)(step)
         self.held_out = None
         if train.eval_source and train.eval_every:
-            self.held_out = HeldOut(self.experiment, self.layout, self.shardings, data_dir)
+            self.held_out = HeldOut(self.experiment, self.layout, self.shardings, data_dir, init)
 
     def to_the_end(self, state: Any) -> None:
         """Train until the curriculum ends or a signal asks to stop; save either way."""
@@ -157,11 +161,12 @@ class _Run:
         nonfinite = NonFiniteSteps(
             self.workdir,
             settings.max_nonfinite,
-            self.num_nonfinite,
+            self.meta.get("nonfinite", 0),
             self.record_ids,
             self.checkpoints.latest,
         )
-        report = Report(self.experiment, self.workdir, self.trainee, nonfinite, step, total)
+        kinds = KindMeans(self.meta.get("kinds"))
+        report = Report(self.experiment, self.workdir, self.trainee, nonfinite, kinds, step, total)
         watchdog = Watchdog(60 * settings.hang_minutes, self.workdir, jax.process_index())
         pending: tuple[int, Any, Batch] | None = None
         with ExitStack() as stack:
@@ -219,7 +224,7 @@ class _Run:
             scores |= self.held_out(state, self._place)
             self.watchdog.beat()
         if self.on_eval:
-            scores |= self.on_eval(state, step, self.workdir)
+            scores |= self.on_eval(self.trainee.whole(state), step, self.workdir)
             self.watchdog.beat()
         if scores:
             self.report.write(step, scores)
@@ -230,13 +235,14 @@ class _Run:
         self.saved = step
         self.report.flush()  # before the checkpoint: a run that resumes there finds every line up to it
         if self.checkpoints.latest() != step:
-            meta = {"step": step, "seed": self.experiment.train.seed}
-            meta["nonfinite"] = self.report.nonfinite.count
-            self.checkpoints.save(step, state, meta)
+            meta = {"step": step, "seed": self.experiment.train.seed, **self.report.meta}
+            self.checkpoints.save(step, self.trainee.saved(state), meta)
         notes = {"step": step, "trainee": self.experiment.trainee}
         notes["sample"] = config_to_dict(self.experiment.sample)
         trees, model = self.trainee.release(state), self.experiment.model
         save_model(self.workdir / "model", trees, model, self.trainee.tokenizer, notes)
+        if self.trainee.export is not None:
+            self.trainee.export(state, self.workdir)
 
     def _is_released(self, step: int) -> bool:
         """Whether `model/` holds this step: a kill between a checkpoint and its model leaves an older one."""
@@ -253,13 +259,15 @@ class _Run:
 def _check_batches(experiment: Experiment, layout: Layout) -> None:
     """ValueError for a stage whose batch the mesh cannot split."""
     sharding = batch_sharding(layout)
+    parts = experiment.train.accumulation
     for index, stage in enumerate(experiment.train.stages):
         try:
-            sharding.shard_shape((stage.batch_size, 1))
+            sharding.shard_shape((stage.batch_size // parts, 1))
         except ValueError:
+            times = f" in {parts} micro-batches" if parts > 1 else ""
             raise ValueError(
-                f"train.stages.{index}.batch_size {stage.batch_size} does not divide over the mesh "
-                f"{dict(sharding.mesh.shape)}: use a multiple of its batch axes"
+                f"train.stages.{index}.batch_size {stage.batch_size}{times} does not divide over the mesh "
+                f"{dict(sharding.mesh.shape)}: use a multiple of {'accumulation times ' * (parts > 1)}its batch axes"
             ) from None
 
 

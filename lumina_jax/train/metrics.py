@@ -13,11 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lumina_jax.paths import as_path, copy_folder, is_remote, write_bytes
+from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 FILE = "metrics.jsonl"
 CURVE = "loss.png"
 FLUSH_SECONDS = 60.0
+# A step's sums and counts of cross-entropy by kind, [2, kinds], and the kinds' names in the log.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "by_modality": ("ce_image", "ce_text"),
+    "by_task": tuple(f"ce/task/{name}" for name in TASK_NAMES),
+    "by_area": tuple(f"ce/area/{side_px}" for side_px in AREAS_PX),
+}
 
 
 class MetricsLog:
@@ -78,6 +87,51 @@ class MetricsLog:
             self._events.close()
             if self._remote:
                 shutil.rmtree(self._events_folder, ignore_errors=True)
+
+
+class KindMeans:
+    """Cross-entropy per token of every kind, over the steps since it was last asked for.
+
+    `sums`: those of another, as JSON, so that a resumed run goes on with the sums of the line that was begun.
+    """
+
+    def __init__(self, sums: Mapping[str, Any] | None = None):
+        self._sums = {name: np.asarray(rows, np.float64) for name, rows in (sums or {}).items()}
+
+    @property
+    def sums(self) -> dict[str, list]:
+        """What has been added since, as JSON."""
+        return {name: array.tolist() for name, array in self._sums.items()}
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """The arrays of KINDS in a step's metrics, on the host."""
+        for name in KINDS.keys() & metrics.keys():
+            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(metrics[name], np.float64)
+
+    def take(self) -> dict[str, float]:
+        """{"ce_image": 3.1, "ce/task/text_to_image": 3.2, "ce/area/512": …}, kinds that were there; and forget."""
+        sums, self._sums = self._sums, {}
+        return named_means(sums)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a step, on the host, that are numbers: all but the arrays of KINDS."""
+    return {name: float(value) for name, value in metrics.items() if name not in KINDS}
+
+
+def named_means(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The means by name, of every kind that has a count, of arrays [2, kinds] of sums and counts.
+
+    >>> named_means({"by_modality": np.array([[6.0, 0.0], [2.0, 0.0]])})
+    {'ce_image': 3.0}
+    """
+    return {
+        label: float(total / count)
+        for name, labels in KINDS.items()
+        if name in sums
+        for label, total, count in zip(labels, *sums[name], strict=True)
+        if count > 0
+    }
 
 
 class Progress:

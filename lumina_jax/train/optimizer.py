@@ -1,12 +1,15 @@
 """AdamW as in arXiv 2408.02657, or Muon (optax.contrib.muon) for the matrices of small models."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from lumina_jax.checksums import leaf_name
 from lumina_jax.dims import pick
 from lumina_jax.experiment import OptimizerConfig
 
@@ -30,9 +33,14 @@ MUON_RMS = 0.2  # update scale that lets Muon share AdamW's learning rates (arXi
 def make_optimizer(
     config: OptimizerConfig, learning_rate: Callable[[Any], Any]
 ) -> optax.GradientTransformation:
-    """Clip by global norm, then `config.name`'s update at `learning_rate(step)`."""
+    """Clip by global norm, then `config.name`'s update at `learning_rate(step)`; see `decay_labels` for `no_decay`."""
     build = pick({"adamw": _adamw, "muon": _muon}, config.name, "optimizer")
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), build(config, learning_rate))
+    update = build(config, learning_rate)
+    if config.no_decay:
+        without = build(replace(config, weight_decay=0.0), learning_rate)
+        parts = {"decays": update, "stays": without}
+        update = optax.partition(parts, decay_labels(config.no_decay))
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
 
 
 def matrix_axes(params: Any) -> Any:
@@ -47,6 +55,29 @@ def matrix_axes(params: Any) -> Any:
         return numbers if leaf.ndim >= wanted else None
 
     return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def decay_labels(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
+    """A tree of weights to a tree of "decays", or "stays" where a regex of `no_decay` is found in the weight's name.
+
+    Names are as "layers/00/attention_norm/scale". Raises ValueError for a regex that is in no name.
+    """
+
+    def labels(params: Any) -> Any:
+        names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for pattern in no_decay:
+            if not any(re.search(pattern, name) for name in names):
+                raise ValueError(
+                    f"optimizer.no_decay {pattern!r} is in no weight's name; there are {', '.join(names[:4])}, …"
+                )
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: (
+                "stays" if any(re.search(p, leaf_name(path)) for p in no_decay) else "decays"
+            ),
+            params,
+        )
+
+    return labels
 
 
 def _adamw(config: OptimizerConfig, learning_rate: Callable) -> optax.GradientTransformation:

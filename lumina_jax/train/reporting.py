@@ -12,7 +12,7 @@ import numpy as np
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.experiment import Experiment
 from lumina_jax.train.flops import peak_flops
-from lumina_jax.train.metrics import MetricsLog, Progress
+from lumina_jax.train.metrics import KindMeans, MetricsLog, Progress, numbers
 from lumina_jax.train.nonfinite import NonFiniteSteps, is_finite
 from lumina_jax.train.trainees import Trainee
 from lumina_jax.train.wandb_log import WandbLog
@@ -35,10 +35,11 @@ class Report:
         workdir: Path,
         trainee: Trainee,
         nonfinite: NonFiniteSteps,
+        kinds: KindMeans,
         start_step: int,
         total_steps: int,
     ):
-        self.nonfinite = nonfinite
+        self._nonfinite, self._kinds = nonfinite, kinds
         self._every, self._total = experiment.train.log_every, total_steps
         first = jax.process_index() == 0
         peak = peak_flops(jax.devices(), experiment.train.peak_tflops)
@@ -61,15 +62,23 @@ class Report:
 
         Raises NonFiniteLoss where one step too many has no finite loss.
         """
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        metrics = jax.device_get(metrics)
+        values = numbers(metrics)
         # every process has as many rows as this one
         flops = self._flops(batch) * jax.process_count() if self._flops else 0.0
         speed = self._progress.update(step, values, flops)
         if not is_finite(values):
-            self.nonfinite.add(step, values, batch)
-            self.write(step, {"nonfinite": self.nonfinite.count, **speed})
-        elif step % self._every == 0 or step == self._total:
-            self.write(step, {**values, **speed})
+            self._nonfinite.add(step, values, batch)
+            self.write(step, {"nonfinite": self._nonfinite.count, **speed})
+            return
+        self._kinds.add(metrics)
+        if step % self._every == 0 or step == self._total:
+            self.write(step, {**values, **self._kinds.take(), **speed})
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as JSON."""
+        return {"nonfinite": self._nonfinite.count, "kinds": self._kinds.sums}
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """A line of the log."""

@@ -8,32 +8,50 @@ import jax.numpy as jnp
 import optax
 
 from lumina_jax.config import ModelConfig
-from lumina_jax.dims import Array, Float, Int, typed
+from lumina_jax.dims import Array
 from lumina_jax.experiment import LossConfig
 from lumina_jax.model.chameleon import hidden_states, logits_from_hidden
-from lumina_jax.ops.losses import cross_entropy_and_z, loss_from_hidden, shift_labels
-from lumina_jax.sharding import Layout
+from lumina_jax.ops.losses import (
+    TokenLosses,
+    shift_labels,
+    token_losses,
+    token_losses_from_hidden,
+)
+from lumina_jax.sharding import Layout, place_rows
+from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Any]
 Step = Callable[["State", Batch, Any], tuple["State", Metrics]]
+# (trained weights, frozen weights, dropout's key) -> the weights of a forward pass
+Assemble = Callable[[Any, Any, Any], Any]
+IMAGE, TEXT = 0, 1  # places in the metric "by_modality"
 
 
 class State(NamedTuple):
     """Everything a step carries and a checkpoint keeps. Random keys are not in it: they are fold_in(seed, step)."""
 
     step: Any  # int32 scalar: optimiser steps done
-    params: Any
+    params: Any  # what is trained
     opt_state: Any
     ema: Any = None  # exponential average of the params, None when it is off
+    frozen: Any = None  # weights that stay as they are, None where all are trained
 
 
 def init_state(
-    params: Any, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float = 0.0,
+    frozen: Any = None,
 ) -> State:
     """The state before the first step."""
     ema = jax.tree.map(jnp.copy, params) if ema_decay > 0 else None
-    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema, frozen)
+
+
+def trained_alone(params: Any, frozen: Any, key: Any) -> Any:
+    """The `Assemble` of a run that trains all weights."""
+    return params
 
 
 def make_train_step(
@@ -43,19 +61,30 @@ def make_train_step(
     ema_decay: float = 0.0,
     layout: Layout | None = None,
     packed: bool = False,
+    *,
+    accumulation: int = 1,
+    image_codes: tuple[int, int] | None = None,
+    assemble: Assemble = trained_alone,
 ) -> Step:
     """The step for batches {"tokens", "labels", "segment_ids", "positions"}, each int32[B,S].
 
     `labels` stand at their own token's position (-100: not predicted); the step shifts them, within segments.
     `packed`: rows hold several segments that must not see each other. A row of one segment padded on the right
     needs no such mask, causality hides the padding, and the fastest attention kernels take no mask.
-    Metrics: loss, ce, z, tokens (predicted), grad_norm, and accuracy unless the loss is computed in chunks.
+    `accumulation`: micro-batches one after the other, whose gradients make the one of the whole batch.
+    Metrics: loss, ce, z, tokens (predicted), grad_norm, and accuracy unless the loss is computed in chunks. Besides
+    sums of cross-entropy and counts, float32[2, kinds]: "by_modality" with `image_codes` (first id, how many), and
+    "by_task", "by_area" where the batch tells them, indices of `unirep.kinds` by token.
     """
     config = model.transformer
 
-    def objective(params: Any, batch: Batch, key: Any) -> tuple[Array, Metrics]:
+    def objective(
+        params: Any, frozen: Any, batch: Batch, key: Any, num_predicted: Array
+    ) -> tuple[Array, Metrics]:
+        """This batch's part of a loss that is a mean over `num_predicted`; sums for the metrics."""
+        weights = assemble(params, frozen, key)
         hidden, _ = hidden_states(
-            params,
+            weights,
             config,
             batch["tokens"],
             batch["positions"],
@@ -63,32 +92,103 @@ def make_train_step(
             dropout_key=key if config.dropout > 0 else None,
             layout=layout,
         )
-        labels = shift_labels(batch["labels"], batch["segment_ids"])
-        metrics = {}
+        labels, sums = shift_labels(batch["labels"], batch["segment_ids"]), {}
         if loss.logits_chunk:
-            head = params["head"]["table"].astype(config.compute_dtype)
-            ce, z, tokens = loss_from_hidden(hidden, head, labels, loss.logits_chunk)
+            head = weights["head"]["table"]
+            losses = token_losses_from_hidden(hidden, head, labels, loss.logits_chunk)
         else:
-            logits = logits_from_hidden(params, config, hidden, layout=layout)
-            ce, z, tokens = cross_entropy_and_z(logits, labels)
-            metrics["accuracy"] = accuracy(logits, labels)
-        total = ce + loss.z_loss * z
-        return total, {**metrics, "loss": total, "ce": ce, "z": z, "tokens": tokens}
+            logits = logits_from_hidden(weights, config, hidden, layout=layout)
+            losses = token_losses(logits, labels)
+            sums["right"] = num_right(logits, labels)
+        sums |= loss_sums(losses, labels, batch, image_codes)
+        return (sums["ce"] + loss.z_loss * sums["z"]) / num_predicted, sums
 
     def step(state: State, batch: Batch, key: Any) -> tuple[State, Metrics]:
-        gradient, metrics = jax.grad(objective, has_aux=True)(state.params, batch, key)
+        labels = shift_labels(batch["labels"], batch["segment_ids"])
+        num_predicted = jnp.maximum(jnp.sum(labels >= 0), 1)
+
+        def gradient_of(part: Batch, key: Any) -> tuple[Any, Metrics]:
+            found = jax.grad(objective, has_aux=True)
+            return found(state.params, state.frozen, part, key, num_predicted)
+
+        gradient, sums = accumulated(gradient_of, batch, key, accumulation, layout)
+        metrics = means(sums, num_predicted, loss.z_loss)
         state, grad_norm = apply_gradient(state, gradient, optimizer, ema_decay)
         return state, {**metrics, "grad_norm": grad_norm}
 
     return step
 
 
-@typed
-def accuracy(logits: Float[Array, "B S V"], labels: Int[Array, "B S"]) -> Float[Array, ""]:
-    """Share of predicted positions whose most probable token is the label; 0 where nothing is predicted."""
+def accumulated(
+    gradient_of: Callable[[Batch, Any], tuple[Any, Metrics]],
+    batch: Batch,
+    key: Any,
+    count: int,
+    layout: Layout | None = None,
+) -> tuple[Any, Metrics]:
+    """The sums, float32, of (gradient, sums) over `count` micro-batches, each with a key of its own.
+
+    Micro-batch i takes rows i, i + count, …: of every device its own, so that no row moves. Gradients come in the
+    dtypes of one micro-batch's.
+    """
+    if count == 1:
+        return gradient_of(batch, key)
+    parts = {
+        name: jnp.moveaxis(rows.reshape(-1, count, *rows.shape[1:]), 1, 0)
+        for name, rows in batch.items()
+    }
+
+    def part_of(index: Any) -> tuple[Any, Metrics]:
+        part = {name: place_rows(rows[index], layout) for name, rows in parts.items()}
+        return gradient_of(part, jax.random.fold_in(key, index))
+
+    kinds = jax.eval_shape(part_of, 0)
+    start = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), kinds
+    )
+
+    def add(total: Any, index: Any) -> tuple[Any, None]:
+        return jax.tree.map(lambda old, new: old + new, total, part_of(index)), None
+
+    total, _ = jax.lax.scan(add, start, jnp.arange(count))
+    return jax.tree.map(lambda leaf, kind: leaf.astype(kind.dtype), total, kinds)
+
+
+def loss_sums(
+    losses: TokenLosses, labels: Array, batch: Batch, image_codes: tuple[int, int] | None
+) -> Metrics:
+    """Sums over a batch: "ce", "z", "tokens", and the sums and counts by kind of `make_train_step`."""
     predicted = labels >= 0
-    right = jnp.sum(predicted & (logits.argmax(-1) == labels))
-    return right / jnp.maximum(predicted.sum(), 1)
+    ce, z = losses
+    sums: Metrics = {"ce": ce.sum(), "z": z.sum(), "tokens": predicted.sum(dtype=jnp.int32)}
+    kinds: dict[str, tuple[Array, int]] = {}
+    if image_codes is not None:
+        first, count = image_codes
+        is_code = (labels >= first) & (labels < first + count)
+        kinds["by_modality"] = jnp.where(is_code, IMAGE, TEXT), 2
+    for name, number in (("tasks", len(TASK_NAMES)), ("areas", len(AREAS_PX))):
+        if name in batch:
+            kinds[f"by_{name[:-1]}"] = batch[name], number
+    for name, (kind, number) in kinds.items():
+        ones = predicted.astype(jnp.float32)
+        sums[name] = jnp.stack(
+            [jax.ops.segment_sum(of.ravel(), kind.ravel(), number) for of in (ce, ones)]
+        )
+    return sums
+
+
+def means(sums: Metrics, num_predicted: Array, z_weight: float) -> Metrics:
+    """The metrics of a step's sums."""
+    metrics = {name: sums[name] for name in sums if name.startswith("by_")}
+    ce, z = sums["ce"] / num_predicted, sums["z"] / num_predicted
+    if "right" in sums:
+        metrics["accuracy"] = sums["right"] / num_predicted
+    return {**metrics, "loss": ce + z_weight * z, "ce": ce, "z": z, "tokens": sums["tokens"]}
+
+
+def num_right(logits: Array, labels: Array) -> Array:
+    """How many predicted positions have the label as their most probable token."""
+    return jnp.sum((labels >= 0) & (logits.argmax(-1) == labels))
 
 
 def apply_gradient(
@@ -98,7 +198,7 @@ def apply_gradient(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = average(state.ema, params, ema_decay, state.step) if ema_decay > 0 else state.ema
-    state = State(state.step + 1, params, opt_state, ema)
+    state = State(state.step + 1, params, opt_state, ema, state.frozen)
     return state, optax.tree.norm(gradient)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.checkpoint import LoadedModel, digest, load_model, on_first_process, read_tokenizer
+from lumina_jax.convert.adapters import ADAPTER, write_adapter
 from lumina_jax.data.images import ensure_images, source_sizes
 from lumina_jax.data.pixels import PixelSource, pixel_batches
 from lumina_jax.data.records import ensure_records
@@ -27,17 +28,22 @@ from lumina_jax.model.params import (
     unstack_layers,
     with_codebook_tables,
 )
-from lumina_jax.sharding import Layout, param_shardings, replicated, state_shardings
+from lumina_jax.sharding import Layout, param_shardings, replicated
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.flops import batch_flops
 from lumina_jax.train.optimizer import make_optimizer
 from lumina_jax.train.step import init_state, make_train_step
+from lumina_jax.train.trained_part import base_digest, trained_part, whole_state
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
 from lumina_jax.unirep.vocab import Vocab
 from lumina_jax.vqgan.codec import abstract_vqgan
 from lumina_jax.vqgan.quantise import codebook_of
 
 Batches = Iterator[dict[str, np.ndarray]]
+
+
+def _as_it_is(state: Any) -> Any:
+    return state
 
 
 class Trainee(NamedTuple):
@@ -58,15 +64,28 @@ class Trainee(NamedTuple):
     # data folder -> step -> ["source#index", …] of its batch's records; None: they have no names
     record_ids: Callable[[str | Path], Callable[[int], list[str]]] | None = None
     flops: Callable[[Mapping[str, np.ndarray]], float] | None = None  # of a batch's step
+    # a state as a checkpoint keeps it; what it lacks comes with the weights of --init, at every start
+    saved: Callable[[Any], Any] = _as_it_is
+    needs_init: bool = False
+    whole: Callable[[Any], Any] = _as_it_is  # with all weights in `params`, to be looked at
+    export: Callable[[Any, Path], None] | None = None  # writes what stands beside `model/`
 
 
-def make_trainee(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
-    """The experiment's trainee on a mesh."""
-    makers = {"transformer": _transformer, "vqgan": _vqgan}
-    return pick(makers, experiment.trainee, "trainee")(experiment, curriculum, layout)
+def make_trainee(
+    experiment: Experiment,
+    curriculum: Curriculum,
+    layout: Layout,
+    init: str | Path | None = None,
+) -> Trainee:
+    """The experiment's trainee on a mesh; ValueError for adapters without `init`, the checkpoint they adapt."""
+    if experiment.trainee == "transformer":
+        return _transformer(experiment, curriculum, layout, init)
+    return pick({"vqgan": _vqgan}, experiment.trainee, "trainee")(experiment, curriculum, layout)
 
 
-def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Trainee:
+def _transformer(
+    experiment: Experiment, curriculum: Curriculum, layout: Layout, init_path: str | Path | None
+) -> Trainee:
     model, train = experiment.model, experiment.train
     config, ema_decay = model.transformer, train.optimizer.ema_decay
     assets = _assets(experiment)
@@ -74,13 +93,14 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
     made_with = _made_with(experiment.assets, assets.tokenizer)
     packed = any(stage.layout == "packed" for stage in train.stages)
+    vocab, part = assets.tokenizer.vocab, trained_part(train, config)
+    base = base_digest(init_path) if part.adapts else {}
 
     def folders_of(data_dir: str | Path) -> dict[str, str | Path]:
         return {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
 
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
-        folders = folders_of(data_dir)
-        return batches_of(experiment, curriculum, folders, assets.tokenizer.vocab, _rows())
+        return batches_of(experiment, curriculum, folders_of(data_dir), vocab, _rows())
 
     def folder_of(source: ScenesSource | RecordSource, data_dir: str | Path) -> str | Path:
         if isinstance(source, RecordSource):
@@ -93,9 +113,13 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
 
     def with_weights(state: Any, weights: Any) -> Any:
         weights = stack_layers(weights) if config.scan_layers else weights
+        weights = _like(abstract_params(config), weights)
         if train.zero_code_logits:
-            weights = _without_code_logits(weights, assets.tokenizer.vocab)
-        return init_state(_like(state.params, weights), optimizer, ema_decay)
+            weights = _without_code_logits(weights, vocab)
+        if part.adapts:
+            return state._replace(frozen=weights)
+        trained, frozen = part.divide(weights, None)
+        return init_state(trained, optimizer, ema_decay, frozen)
 
     def weight_shardings() -> Any:
         on_disk = replace(config, scan_layers=False)
@@ -105,32 +129,51 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         return state.params if state.ema is None else state.ema
 
     def release(state: Any) -> dict[str, Any]:
-        params = released(state)
+        params = released(whole_state(state, part, config, layout))
         if config.scan_layers:  # each layer to its own shards, nothing gathered
             params = jax.jit(unstack_layers, out_shardings=weight_shardings())(params)
         return {"transformer": params, "vqgan": vqgan}
+
+    def export(state: Any, workdir: Path) -> None:
+        adapters = state.params if state.ema is None else state.ema
+        assert train.lora is not None
+        write_adapter(workdir / ADAPTER, adapters, config, train.lora)
 
     def init(key: jax.Array) -> Any:
         params = init_params(config, key)
         if train.codebook_tables:
             codebook, table_key = vqgan["quantize"]["embedding"], jax.random.fold_in(key, 1)
-            first_code_id = assets.tokenizer.vocab.first_code_id
-            params = with_codebook_tables(params, codebook, first_code_id, table_key)
-        return init_state(params, optimizer, ema_decay)
+            params = with_codebook_tables(params, codebook, vocab.first_code_id, table_key)
+        trained, frozen = part.divide(params, jax.random.fold_in(key, 2))
+        return init_state(trained, optimizer, ema_decay, frozen)
 
     return Trainee(
         init=init,
         with_weights=with_weights,
         weight_shardings=weight_shardings,
-        step=make_train_step(model, train.loss, optimizer, ema_decay, layout, packed),
-        shardings=lambda state: state_shardings(state, param_letters(config), layout),
+        step=make_train_step(
+            model,
+            train.loss,
+            optimizer,
+            ema_decay,
+            layout,
+            packed,
+            accumulation=train.accumulation,
+            image_codes=(vocab.first_code_id, vocab.num_codes),
+            assemble=part.assemble,
+        ),
+        shardings=lambda state: part.shardings(state, layout),
         batches=batches,
         released=released,
         release=release,
         tokenizer=assets.tokenizer,
-        made_with=made_with,
+        made_with={**made_with, **base},
         record_ids=lambda data_dir: record_ids_of(experiment, curriculum, folders_of(data_dir)),
         flops=partial(batch_flops, config),
+        saved=(lambda state: state._replace(frozen=None)) if part.adapts else _as_it_is,
+        needs_init=part.adapts,
+        whole=lambda state: whole_state(state, part, config, layout),
+        export=export if part.adapts else None,
     )
 
 

@@ -10,13 +10,14 @@ from lumina_jax.config_json import config_from_dict, config_to_dict, differing_f
 from lumina_jax.experiment import Experiment
 from lumina_jax.paths import make_folder
 
-# Fields that a resumed run may change, because none of them reaches the weights.
+# Fields that a resumed run may change: none reaches the weights, but for roundings (and dropout's draws: accumulation).
 FREE_FIELDS = {
     "": ("sample", "description"),
     "data": ("num_workers",),
     "train": (
         *("log_every", "save_every", "keep_last", "keep_every", "mesh", "wandb", "peak_tflops"),
         *("eval_every", "eval_prompts", "eval_source", "eval_batches", "hang_minutes"),
+        "accumulation",
         "max_nonfinite",  # reaches the weights only where the run would have ended
     ),
 }

@@ -9,7 +9,14 @@ import pytest
 from lumina_jax.data.scenes.captions import caption, held_out_text
 from lumina_jax.data.scenes.detector import detect
 from lumina_jax.data.scenes.render import render
-from lumina_jax.data.scenes.scene import Scene, held_out, relation, sample_scene
+from lumina_jax.data.scenes.scene import (
+    RESERVED_COLOURS,
+    RESERVED_SHAPES,
+    Scene,
+    held_out,
+    relation,
+    sample_scene,
+)
 from lumina_jax.evals.judge import exactly_as_asked, judge
 from lumina_jax.evals.prompts import CATEGORIES, SIZES_PX, candidates, eval_prompts
 
@@ -61,6 +68,17 @@ def test_prompts_are_held_out_sentences():
 def test_prompts_for_choosing_are_other_sentences():
     choosing = eval_prompts(100, purpose="choose")
     assert {held_out_text(prompt.text) for prompt in choosing} == {"choose"}
+
+
+def test_reserved_prompts_each_name_a_shape_kept_from_training_and_others_none():
+    asked = eval_prompts(30, reserved=True)
+    assert Counter(prompt.category for prompt in asked) == dict.fromkeys(CATEGORIES, 30)
+    assert {held_out_text(prompt.text) for prompt in asked} == {"eval"}
+    named = [{want.shape for want in p.include} & {*RESERVED_SHAPES} for p in asked]
+    assert all(named) and set().union(*named) == {*RESERVED_SHAPES}
+    assert all(set(p.text.split()) & {"gem", "gems", "arch", "arches"} for p in asked)
+    assert not [p for p in PROMPTS for want in p.include if want.shape in RESERVED_SHAPES]
+    assert not {want.colour for p in asked for want in p.include} & {*RESERVED_COLOURS}
 
 
 def test_prompts_of_two_coloured_objects_name_held_out_pairs_alone():

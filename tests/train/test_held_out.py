@@ -53,7 +53,9 @@ def steps(workdir: Path) -> list[dict[str, float]]:
 def mean_cross_entropy(experiment: Experiment, model: Path) -> float:
     """Of the released model on two batches of held-out records, token by token."""
     loaded, held_out = load_model(model), held_out_experiment(experiment)
-    records = {"rest": open_shards(experiment.data.sources[1].path)}
+    rest = experiment.data.sources[1]
+    assert isinstance(rest, RecordSource)
+    records = {"rest": open_shards(rest.path)}
     vocab, curriculum = loaded.tokenizer.vocab, Curriculum(held_out.train.stages)
     losses = []
     for batch in token_batches(records, curriculum, experiment.data.seed, vocab, 0.0):
@@ -90,7 +92,7 @@ def test_evaluation_takes_no_gradient(evaluated_run, tmp_path: Path):
     trainee = make_trainee(experiment, Curriculum(experiment.train.stages), layout)
     state = jax.eval_shape(trainee.init, jax.random.key(0))
     shardings = trainee.shardings(state)
-    held_out = HeldOut(experiment, layout, shardings, tmp_path)
+    held_out = HeldOut(experiment, layout, shardings, tmp_path, init=None)
     batch = jax.tree.map(np.asarray, next(held_out.batches()))
     step = jax.jit(trainee.step).lower(state, batch, jax.random.key(0)).compile()
     evaluation = jax.jit(held_out.evaluate).lower(state, batch).compile()

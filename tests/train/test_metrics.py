@@ -1,11 +1,21 @@
 """Metrics on disk: complete lines only, none from a future that was undone."""
 
+import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lumina_jax.train.metrics import MetricsLog, Progress, draw_curve, read_metrics
+from lumina_jax.train.metrics import (
+    KindMeans,
+    MetricsLog,
+    Progress,
+    draw_curve,
+    numbers,
+    read_metrics,
+)
+from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 
 def write_steps(workdir: Path, start: int, stop: int) -> None:
@@ -69,3 +79,21 @@ def test_progress_reports_shares_of_the_time_since_the_last_line():
     assert speed["data_wait"] == pytest.approx(0.02 / seconds)
     assert speed["mfu"] == pytest.approx(15.0 / 1000.0 / seconds)
     progress.close()
+
+
+def test_means_by_kind_are_over_all_tokens_since_the_last_line():
+    """Not over the steps' means; kinds without tokens have no line, and a line forgets."""
+    means, places = KindMeans(), np.zeros((2, len(TASK_NAMES)))
+    places[:, 1], places[:, 3] = (6.0, 2.0), (5.0, 1.0)
+    more = np.zeros_like(places)
+    more[:, 1] = (2.0, 6.0)
+    areas = np.zeros((2, len(AREAS_PX)), np.float32)
+    areas[:, AREAS_PX.index(512)] = (8.0, 2.0)
+    metrics = {"loss": np.float32(2.5), "by_task": places, "by_area": areas}
+    assert numbers(metrics) == {"loss": 2.5}
+    means.add(metrics)
+    means = KindMeans(json.loads(json.dumps(means.sums)))  # a run resumed in between
+    means.add({"loss": 1.0, "by_task": more})
+    names = [f"ce/task/{TASK_NAMES[place]}" for place in (1, 3)]
+    assert means.take() == {names[0]: 1.0, names[1]: 5.0, "ce/area/512": 4.0}
+    assert means.take() == {}

@@ -1,6 +1,7 @@
 """The optimisers: what Muon treats as a matrix, and the rates and clipping of both."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,27 @@ def test_adamw_is_optax_after_clipping_with_decay_on_every_parameter(params: dic
         strict=True,
     ):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weights_named_by_no_decay_do_not_decay_and_all_others_do(name: Any, params: dict):
+    """Without a gradient an update is the decay alone."""
+    config = OptimizerConfig(name, weight_decay=0.1, no_decay=("scale|bias", "embed/table"))
+    update = first_update(config, params, jax.tree.map(jnp.zeros_like, params))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(update):
+        label = jax.tree_util.keystr(path, simple=True, separator="/")
+        stays = "scale" in label or "bias" in label or label == "embed/table"
+        assert leaf.any() != stays, label
+    np.testing.assert_allclose(update["head"]["table"], -0.01 * params["head"]["table"], rtol=1e-5)
+    np.testing.assert_allclose(
+        update["layers"]["01"]["q"], -0.01 * params["layers"]["01"]["q"], rtol=1e-5
+    )
+
+
+def test_a_no_decay_that_names_nothing_is_refused(params: dict):
+    config = OptimizerConfig(no_decay=("scale", "beta"))
+    with pytest.raises(ValueError, match="no_decay 'beta' is in no weight's name; there are embed"):
+        make_optimizer(config, lambda step: 0.1).init(params)
 
 
 def test_rate_follows_the_schedule_step_by_step(params: dict):

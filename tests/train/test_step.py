@@ -11,7 +11,9 @@ import pytest
 
 from lumina_jax.config import ModelConfig, TransformerConfig
 from lumina_jax.experiment import LossConfig, MeshConfig, OptimizerConfig
+from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import abstract_params, param_letters
+from lumina_jax.ops.losses import shift_labels, token_losses
 from lumina_jax.sharding import (
     STRATEGIES,
     batch_sharding,
@@ -20,7 +22,15 @@ from lumina_jax.sharding import (
     state_shardings,
 )
 from lumina_jax.train.optimizer import make_optimizer
-from lumina_jax.train.step import State, accuracy, average, init_state, make_train_step
+from lumina_jax.train.step import (
+    State,
+    accumulated,
+    average,
+    init_state,
+    make_train_step,
+    num_right,
+)
+from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 MODEL = ModelConfig(TransformerConfig(1, 16, 4, 2, 8, 32, 64))
 QUICK = {"xla_backend_optimization_level": 0}  # of the compiler, for programs that run once
@@ -64,7 +74,7 @@ def random_batch(num_rows: int = 8, length: int = 12) -> dict[str, np.ndarray]:
     }
 
 
-def run(step: Any, state: State, batch: dict, **jit: Any) -> tuple[State, dict[str, Any]]:
+def run(step: Any, state: Any, batch: dict, **jit: Any) -> tuple[Any, Any]:
     """One jitted step, compiled without XLA's slower optimisations."""
     batch = jax.tree.map(jnp.asarray, batch)
     return jax.jit(step, compiler_options=QUICK, **jit)(state, batch, jax.random.key(1))
@@ -172,6 +182,78 @@ def test_dropout_draws_from_the_key():
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_micro_batches_make_the_step_of_the_whole_batch(one_step: tuple):
+    """Though they predict different numbers of tokens, all metrics too; rounding alone differs."""
+    step = make_train_step(MODEL, LOSS, OPTIMIZER, accumulation=4)
+    state, metrics = run(step, fresh_state(), random_batch())
+    assert_close(state, one_step[0], 1e-6)
+    for name, value in one_step[1].items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_micro_batches_on_a_mesh_equal_one_device(one_step: tuple):
+    """Each is split over the devices as the batch was; no row moves to another."""
+    layout = make_layout(MeshConfig("fsdp_tensor", (("fsdp", 4), ("tensor", 2))))
+    state = fresh_state()
+    places = state_shardings(state, param_letters(MODEL.transformer), layout)
+    rows = batch_sharding(layout)
+    step = make_train_step(MODEL, LOSS, OPTIMIZER, layout=layout, accumulation=2)
+    found = run(
+        step,
+        jax.device_put(state, places),
+        jax.device_put(random_batch(), rows),
+        in_shardings=(places, rows, None),
+        out_shardings=(places, replicated(layout)),
+    )
+    assert_close(found, one_step, 1e-5)
+
+
+def test_micro_batches_draw_other_dropout():
+    """Two equal rows, one a micro-batch: the key of one is not that of the other."""
+    keys = []
+
+    def gradient_of(part: Any, key: Any) -> tuple[Any, Any]:
+        return {"w": jax.random.key_data(key).astype(jnp.float32)[1]}, {}
+
+    for count in (2, 1):
+        found, _ = accumulated(gradient_of, {"x": jnp.zeros((2, 1))}, jax.random.key(0), count)
+        keys.append(float(found["w"]))
+    expected = [
+        float(jax.random.key_data(jax.random.fold_in(jax.random.key(0), i))[1]) for i in (0, 1)
+    ]
+    assert expected[0] != expected[1]
+    assert keys[0] == pytest.approx(sum(expected)) and keys[1] == 0.0
+
+
+def test_losses_are_told_apart_by_modality_task_and_area(one_step: tuple):
+    batch, rng = random_batch(), np.random.default_rng(3)
+    batch["tasks"] = np.repeat(rng.integers(0, 3, (8, 1)), 12, axis=1).astype(np.int32)
+    batch["areas"] = np.repeat(rng.integers(0, 5, (8, 1)), 12, axis=1).astype(np.int32)
+    state = fresh_state()
+    step = make_train_step(MODEL, LOSS, OPTIMIZER, image_codes=(40, 10))
+    _, metrics = run(step, state, batch)
+
+    def by_token(params: Any, batch: dict, _: Any) -> tuple[Any, Any]:
+        logits, _ = forward(params, MODEL.transformer, batch["tokens"], batch["positions"])
+        labels = shift_labels(batch["labels"], batch["segment_ids"])
+        return token_losses(logits, labels).cross_entropy, labels
+
+    ce, labels = map(np.asarray, run(by_token, state.params, batch))
+    codes = (labels >= 40) & (labels < 50)
+    wanted = {"by_modality": [codes, ~codes]}
+    wanted["by_task"] = [batch["tasks"] == kind for kind in range(len(TASK_NAMES))]
+    wanted["by_area"] = [batch["areas"] == kind for kind in range(len(AREAS_PX))]
+    for name, masks in wanted.items():
+        sums = [ce[mask & (labels >= 0)].sum() for mask in masks]
+        counts = [(mask & (labels >= 0)).sum() for mask in masks]
+        np.testing.assert_allclose(metrics[name], [sums, counts], rtol=1e-5, atol=1e-5)
+        assert float(metrics[name][0].sum() / metrics["tokens"]) == pytest.approx(
+            float(one_step[1]["ce"]), rel=1e-5
+        )
+    assert not [name for name in one_step[1] if name.startswith("by_")]
+
+
 def test_ema_follows_the_weights():
     step = make_train_step(MODEL, LOSS, OPTIMIZER, ema_decay=0.9)
     start = fresh_state(0.9)
@@ -182,7 +264,7 @@ def test_ema_follows_the_weights():
     assert float(late) == pytest.approx(0.1)
 
 
-def test_accuracy_counts_predicted_positions():
+def test_right_predictions_are_counted_where_something_is_predicted():
     logits = jnp.asarray([[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])
-    assert float(accuracy(logits, jnp.asarray([[1, 1, -100]]))) == 0.5
-    assert float(accuracy(logits, jnp.asarray([[-100, -100, -100]]))) == 0.0
+    assert int(num_right(logits, jnp.asarray([[1, 1, -100]]))) == 1
+    assert int(num_right(logits, jnp.asarray([[-100, -100, -100]]))) == 0

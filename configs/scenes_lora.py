@@ -1,0 +1,46 @@
+"""Finetuning with adapters: the shipped model learns the two shapes and the colour that were kept from it.
+
+    python train.py configs/scenes_lora.py --workdir runs/scenes_lora --init scenes --cpu-devices 2
+
+The scenes also hold every shape that the model knows, which is what keeps it from forgetting them.
+
+Hardware: two CPU cores.
+Expected: see docs/finetuning.md.
+"""
+
+from lumina_jax.config import SampleConfig
+from lumina_jax.experiment import (
+    DataConfig,
+    Experiment,
+    LoraConfig,
+    OptimizerConfig,
+    ScenesSource,
+    Stage,
+    TrainConfig,
+)
+from lumina_jax.model.presets import PRESETS
+
+SIZES = ((128, 128), (160, 96), (96, 160), (144, 112), (112, 144), (128, 96), (96, 128))
+
+
+def get_config() -> Experiment:
+    """One stage on fresh scenes with every shape and colour, the rate falling."""
+    source = ScenesSource("scenes_all", 128, 14_336, seed=21, sizes=SIZES, reserved=True)
+    stage = Stage(
+        steps=600,
+        batch_size=32,
+        learning_rate=4e-3,
+        mixture=(("scenes_all", 1.0),),
+        max_tokens=104,
+        warmup_steps=30,
+        final_ratio=0.05,
+    )
+    train = TrainConfig(
+        stages=(stage,),
+        optimizer=OptimizerConfig("adamw", weight_decay=0.0, clip_norm=1.0, ema_decay=0.98),
+        lora=LoraConfig(rank=16, alpha=16.0),
+        save_every=100,
+        eval_every=0,
+    )
+    sample = SampleConfig(guidance=2.0)  # the shipped model's
+    return Experiment("transformer", PRESETS["scenes"], DataConfig((source,)), train, sample)

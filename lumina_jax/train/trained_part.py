@@ -1,0 +1,155 @@
+"""Which part of a model a run trains: all its weights, those whose names a regex finds, or adapters beside them."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lumina_jax.checkpoint import digest
+from lumina_jax.checksums import leaf_name
+from lumina_jax.config import TransformerConfig
+from lumina_jax.experiment import LoraConfig, TrainConfig
+from lumina_jax.model.lora import adapted, adapter_letters, init_adapters, merge
+from lumina_jax.model.params import Params, abstract_params, param_letters
+from lumina_jax.model.weights import layer_name
+from lumina_jax.sharding import Layout, param_shardings, state_shardings
+from lumina_jax.train.step import Assemble, State, trained_alone
+
+
+class TrainedPart(NamedTuple):
+    """How the weights of a model become a state's `params` and `frozen`, and back."""
+
+    divide: Callable[[Params, Any], tuple[Any, Any]]  # (weights, key) -> (trained, frozen); pure
+    assemble: Assemble  # for a forward pass
+    merged: Callable[[Any, Any], Params]  # (trained, frozen) -> plain weights
+    shardings: Callable[[State, Layout], State]  # of an abstract state
+    adapts: bool = False  # adapters: the frozen weights are those of --init and in no checkpoint
+
+
+def trained_part(train: TrainConfig, config: TransformerConfig) -> TrainedPart:
+    """The part that `train.lora` or `train.trainable` name; ValueError for a regex that finds nothing."""
+    if train.lora is not None:
+        return _adapters(train.lora, config)
+    letters = param_letters(config)
+
+    def shardings(state: State, layout: Layout) -> State:
+        return state_shardings(state, letters, layout)
+
+    if not train.trainable:
+        return TrainedPart(
+            lambda weights, key: (weights, None),
+            trained_alone,
+            lambda trained, frozen: trained,
+            shardings,
+        )
+    chosen = select(abstract_params(config), train.trainable, config)
+    return TrainedPart(
+        lambda weights, key: divided(weights, chosen),
+        lambda trained, frozen, key: joined(trained, frozen),
+        joined,
+        shardings,
+    )
+
+
+def whole_state(
+    state: State, part: TrainedPart, config: TransformerConfig, layout: Layout
+) -> State:
+    """The state with all weights in `params`, averaged ones where they are kept; as it is where nothing is frozen."""
+    if state.frozen is None:
+        return state
+    places = param_shardings(abstract_params(config), param_letters(config), layout)
+    trained = state.params if state.ema is None else state.ema
+    params = jax.jit(part.merged, out_shardings=places)(trained, state.frozen)
+    return state._replace(params=params, ema=None, frozen=None)
+
+
+def base_digest(init: str | Path | None) -> dict[str, str]:
+    """The digest of the weights that adapters stand beside, as `made_with` remembers it."""
+    if init is None:
+        raise ValueError(
+            "train.lora adapts the weights of a model checkpoint, which no checkpoint of the run keeps: name it with "
+            "--init, also when the run is resumed"
+        )
+    return {"base": digest(init, "transformer")}
+
+
+def select(params: Params, patterns: tuple[str, ...], config: TransformerConfig) -> set[str]:
+    """The names of the leaves of `params` in which a regex is found, such as "layers/00/gate".
+
+    A stacked leaf, "layers/gate", is all of its layers': a regex has to find all or none of them. Raises ValueError
+    for one that finds nothing, listing what there is.
+    """
+    names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    found: set[str] = set()
+    for pattern in patterns:
+        here = set()
+        for name in names:
+            hits = [bool(re.search(pattern, part)) for part in _unstacked(name, config)]
+            if all(hits):
+                here.add(name)
+            elif any(hits):
+                raise ValueError(
+                    f"train.trainable {pattern!r} finds {sum(hits)} of {len(hits)} layers of {name}: with scan_layers "
+                    "they are one array; find all, or set model.transformer.scan_layers False"
+                )
+        if not here:
+            kinds = sorted({re.sub(r"layers/\d+/", "layers/*/", name) for name in names})
+            raise ValueError(
+                f"train.trainable {pattern!r} is in no weight's name; there are {', '.join(kinds)}"
+            )
+        found |= here
+    return found
+
+
+def divided(params: Params, chosen: set[str]) -> tuple[Params, Params]:
+    """(the leaves that are chosen, all others), each a tree without empty branches; inverse: `joined`."""
+
+    def part(tree: Any, keep: bool, prefix: str) -> Any:
+        if not isinstance(tree, dict):
+            return tree if (prefix in chosen) == keep else None
+        parts = {
+            key: part(leaf, keep, f"{prefix}/{key}" if prefix else key)
+            for key, leaf in tree.items()
+        }
+        return {key: leaf for key, leaf in parts.items() if leaf is not None} or None
+
+    return part(params, True, ""), part(params, False, "") or {}
+
+
+def joined(first: Any, second: Any) -> Any:
+    """One tree of the leaves of both."""
+    if not isinstance(first, dict):
+        return first
+    shared = {
+        key: joined(leaf, second[key]) if key in second else leaf for key, leaf in first.items()
+    }
+    return {**second, **shared}
+
+
+def _adapters(lora: LoraConfig, config: TransformerConfig) -> TrainedPart:
+    base_letters, letters = param_letters(config), adapter_letters(config, lora)
+
+    def assemble(trained: Any, frozen: Any, key: Any) -> Params:
+        return adapted(frozen, trained, config, lora, key)
+
+    def shardings(state: State, layout: Layout) -> State:
+        placed = state_shardings(state._replace(frozen=None), letters, layout)
+        return placed._replace(frozen=param_shardings(state.frozen, base_letters, layout))
+
+    return TrainedPart(
+        lambda weights, key: (init_adapters(config, lora, key), weights),
+        assemble,
+        lambda trained, frozen: merge(assemble(trained, frozen, None)),
+        shardings,
+        adapts=True,
+    )
+
+
+def _unstacked(name: str, config: TransformerConfig) -> list[str]:
+    """What a stacked leaf is called where layers are apart: ["layers/00/q", …] for "layers/q"."""
+    if not (config.scan_layers and name.startswith("layers/")):
+        return [name]
+    inner = name.removeprefix("layers/")
+    return [f"layers/{layer_name(index)}/{inner}" for index in range(config.num_layers)]
