@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lumina_jax.data.mixture import needs_lengths
-from lumina_jax.data.pipeline import token_batches
+from lumina_jax.data.pipeline import record_ids, token_batches
 from lumina_jax.data.shards import INDEX, open_shards, read_lengths
 from lumina_jax.data.stepwise import Batch, Curriculum, Rows
 from lumina_jax.experiment import Experiment
@@ -25,21 +26,31 @@ def batches_of(
     rows: Rows,
 ) -> Callable[[int], Iterator[Batch]]:
     """The transformer's batches from any step on; `folders`: of the records of every source by its name."""
+    records, planned = _opened(experiment, folders)
+    data, dropout = experiment.data, experiment.train.loss.context_dropout
+    workers = data.num_workers
+    return lambda start: token_batches(
+        *(records, curriculum, data.seed, vocab, dropout, start, rows),
+        num_workers=workers,
+        **planned,
+    )
+
+
+def record_ids_of(
+    experiment: Experiment, curriculum: Curriculum, folders: Mapping[str, str | Path]
+) -> Callable[[int], list[str]]:
+    """The names of the records of any step's whole batch; see `pipeline.record_ids`."""
+    records, planned = _opened(experiment, folders)
+    return lambda step: record_ids(records, curriculum, experiment.data.seed, step, **planned)
+
+
+def _opened(
+    experiment: Experiment, folders: Mapping[str, str | Path]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Random access to the records of every source, and what a plan of them depends on."""
     records = {name: open_shards(folder) for name, folder in folders.items()}
     lengths = lengths_of(folders, experiment)
-    data, dropout = experiment.data, experiment.train.loss.context_dropout
-    return lambda start: token_batches(
-        records,
-        curriculum,
-        data.seed,
-        vocab,
-        dropout,
-        start,
-        rows,
-        lengths=lengths,
-        too_long=data.too_long,
-        num_workers=data.num_workers,
-    )
+    return records, {"lengths": lengths, "too_long": experiment.data.too_long}
 
 
 def check_made_with(folder: str | Path, made_with: Mapping[str, str]) -> None:
