@@ -1,10 +1,11 @@
 """How full are packed bins, and how many tokens a second does the input pipeline alone deliver?
 
-    PYTHONPATH=. python benchmarks/input_pipeline.py [--records 20000] [--seconds 20]
+    PYTHONPATH=. python benchmarks/input_pipeline.py [--records 20000] [--seconds 15]
 
 Synthetic pairs of three target areas: photographs by common ratios (`RATIOS`), every one at the allowed crop nearest
 to its own shape; the prompt's words around a caption of log-normal length, 70 tokens in the mean and at most 300. The
-stages of configs/fp_sft_7b.py: their bins, and their batches.
+stages of configs/fp_sft_7b.py: their bins, and their batches. At last a training of the shipped model's size on such
+pairs of 128 px: which share of the time its loop waits for a batch.
 """
 
 import tempfile
@@ -13,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
+import jax
 import numpy as np
+import optax
 
 from lumina_jax.cli import load_run_file, parse_arguments, run_main
 from lumina_jax.config import GridConfig
@@ -21,8 +24,11 @@ from lumina_jax.data.packing import efficiency, plan_bins
 from lumina_jax.data.pipeline import token_batches
 from lumina_jax.data.records import Record, pack_record
 from lumina_jax.data.shards import finish, open_shards, read_lengths, shard_name, write_shard
-from lumina_jax.experiment import Stage
+from lumina_jax.experiment import LossConfig, Stage
+from lumina_jax.model.params import init_params
+from lumina_jax.model.presets import PRESETS
 from lumina_jax.train.curriculum import Curriculum
+from lumina_jax.train.step import init_state, make_train_step
 from lumina_jax.unirep.grid import choose_crop, crop_sizes, image_token_count
 from lumina_jax.unirep.vocab import Vocab
 
@@ -78,14 +84,22 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_records(Path(folder), target_px, options.records)
             for workers in options.workers:
-                print(
-                    f"| {target_px} | {speed(folder, stage, workers, options.seconds)}", flush=True
-                )
+                row = speed(folder, stage, workers, options.seconds)
+                print(f"| {target_px} | {row}", flush=True)
+    print("\n| training | workers | s/step | share of waiting for data |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        model = PRESETS["scenes"]
+        write_records(Path(folder), 128, 4096, model.grid, model.transformer.vocab_size - 1)
+        for workers in options.workers:
+            row = waiting(folder, workers)
+            print(f"| scenes, 8 x 1024 packed | {workers} | {row} |", flush=True)
 
 
-def draw_lengths(target_px: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_lengths(
+    target_px: int, count: int, grid: GridConfig = GridConfig()
+) -> tuple[np.ndarray, np.ndarray]:
     """int64[count] each: tokens of synthetic pairs, and of their images."""
-    rng, grid = np.random.default_rng(target_px), GridConfig()
+    rng = np.random.default_rng(target_px)
     crops = crop_sizes(target_px, grid)
     common = [choose_crop((round(6000 * ratio), 6000), crops) for ratio, _ in RATIOS]
     image_tokens = np.array([image_token_count(*size, grid) for size in [*common, *crops]])
@@ -98,15 +112,17 @@ def draw_lengths(target_px: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return 1 + PROMPT_TOKENS + captions + 1 + images + 1, images  # begin, prompt, two separators
 
 
-def write_records(folder: Path, target_px: int, count: int) -> None:
-    """A folder of `count` records of random codes."""
-    lengths, images = draw_lengths(target_px, count)
+def write_records(
+    folder: Path, target_px: int, count: int, grid: GridConfig = GridConfig(), num_ids: int = 8196
+) -> None:
+    """A folder of `count` records of random ids below `num_ids`."""
+    lengths, images = draw_lengths(target_px, count, grid)
     rng = np.random.default_rng(0)
 
     def records() -> Iterator[bytes]:
         for index, (length, image) in enumerate(zip(lengths, images, strict=True)):
-            tokens = rng.integers(4, 8196, length, np.uint16)
-            tokens[-2] = RELEASED.image_end_id
+            tokens = rng.integers(4, num_ids, length, np.uint16)
+            tokens[-2] = num_ids  # of the end of an image in Chameleon's vocabulary
             spans = ((int(length - image) - 1, int(length)),)
             size = (target_px, target_px)
             yield pack_record(Record(tokens, spans, "t2i", size, f"pairs_{target_px}", index))
@@ -140,6 +156,27 @@ def speed(folder: str, stage: Stage, workers: int, seconds: float) -> str:
     batches.close()
     rows, columns = shape
     return f"{workers} | {rows} x {columns} | {first:.1f} | {tokens / passed / 1e6:.2f} M | {records / passed:.0f} |"
+
+
+def waiting(folder: str, workers: int, steps: int = 30) -> str:
+    """Seconds a step of the shipped model's size, and the share of them that the loop waits for its batch."""
+    model, optimizer = PRESETS["scenes"], optax.sgd(1e-3)
+    stage = Stage(steps + 1, 8, 1e-3, (("pairs", 1.0),), max_tokens=1024, layout="packed")
+    step = jax.jit(make_train_step(model, LossConfig(), optimizer, packed=True), donate_argnums=0)
+    state = init_state(init_params(model.transformer, jax.random.key(0)), optimizer)
+    sources, lengths = {"pairs": open_shards(folder)}, {"pairs": read_lengths(folder)}
+    given = (sources, Curriculum([stage]), 0, RELEASED, CONTEXT_DROPOUT)
+    batches = token_batches(*given, lengths=lengths, num_workers=workers)
+    state, _ = jax.block_until_ready(step(state, next(batches), jax.random.key(0)))
+    waited, start = 0.0, perf_counter()
+    for _ in range(steps):
+        asked = perf_counter()
+        batch = next(batches)
+        waited += perf_counter() - asked
+        state, _ = jax.block_until_ready(step(state, batch, jax.random.key(0)))
+    passed = perf_counter() - start
+    batches.close()
+    return f"{passed / steps:.3f} | {waited / passed:.2%}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Grain supplies the index arithmetic: shuffled epochs, sources interleaved by wei
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 import grain
@@ -27,10 +27,6 @@ class Row(NamedTuple):
     source: str
     records: np.ndarray  # int64: places in the source
     position: int  # of the row in its stage
-
-    def names(self) -> list[str]:
-        """ "pairs_512#17", … ."""
-        return [f"{self.source}#{index}" for index in self.records]
 
 
 class RowPlan(NamedTuple):
@@ -78,10 +74,10 @@ def needs_lengths(stage: Stage, too_long: Literal["error", "skip"]) -> bool:
     return stage.layout != "padded" or too_long == "skip"
 
 
-def say(notes: list[str]) -> None:
-    """Print the notes of a plan; one process of a cluster does."""
-    for note in notes:
-        print(note, file=sys.stderr)
+@cache
+def say(note: str) -> None:
+    """Print a note of a plan, once in a process."""
+    print(note, file=sys.stderr)
 
 
 def _rows(stage: Stage, mixed: grain.MapDataset, step: int, rows: range) -> tuple[list[Row], int]:

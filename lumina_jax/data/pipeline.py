@@ -42,12 +42,31 @@ def token_batches(
     def stage_batches(index: int, stage: Stage) -> Callable[[int], Batch]:
         plan = plan_rows(stage, counts, lengths or {}, (seed, index), too_long)
         if rows.index == 0:
-            say(plan.notes)
+            for note in plan.notes:
+                say(note)
         mine = rows.of(stage.batch_size)
         drop = partial(_with_dropout, context_dropout, vocab, (seed, index))
         return partial(_batch, sources, plan, mine, drop, vocab.pad_id)
 
     return by_stage(curriculum, start_step, stage_batches, num_workers)
+
+
+def record_ids(
+    sources: Mapping[str, Any],
+    curriculum: Curriculum,
+    seed: int,
+    step: int,
+    *,
+    lengths: Mapping[str, np.ndarray] | None = None,
+    too_long: Literal["error", "skip"] = "error",
+) -> list[str]:
+    """["source#index", …]: the records of the whole batch of `step` (0, 1, …), row by row, as they name themselves."""
+    index = int(curriculum.stage_of_steps()[step])
+    stage, counts = curriculum.stages[index], {name: len(given) for name, given in sources.items()}
+    plan = plan_rows(stage, counts, lengths or {}, (seed, index), too_long)
+    rows, _ = plan.at(step - curriculum.stage_starts()[index], range(stage.batch_size))
+    found = [record for row in rows for record in _read(sources, row)]
+    return [f"{record.source}#{record.index}" for record in found]
 
 
 def drops_context(probability: float, position: Sequence[int], count: int = 1) -> np.ndarray:

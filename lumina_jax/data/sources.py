@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lumina_jax.data.mixture import needs_lengths, plan_rows
-from lumina_jax.data.pipeline import token_batches
-from lumina_jax.data.records import Record, unpack_record
+from lumina_jax.data.mixture import needs_lengths
+from lumina_jax.data.pipeline import record_ids, token_batches
 from lumina_jax.data.shards import INDEX, open_shards, read_lengths
 from lumina_jax.data.stepwise import Batch, Curriculum, Rows
 from lumina_jax.experiment import Experiment
@@ -26,51 +26,31 @@ def batches_of(
     rows: Rows,
 ) -> Callable[[int], Iterator[Batch]]:
     """The transformer's batches from any step on; `folders`: of the records of every source by its name."""
-    records = {name: open_shards(folder) for name, folder in folders.items()}
-    lengths = lengths_of(folders, experiment)
+    records, planned = _opened(experiment, folders)
     data, dropout = experiment.data, experiment.train.loss.context_dropout
+    workers = data.num_workers
     return lambda start: token_batches(
-        records,
-        curriculum,
-        data.seed,
-        vocab,
-        dropout,
-        start,
-        rows,
-        lengths=lengths,
-        too_long=data.too_long,
-        num_workers=data.num_workers,
+        *(records, curriculum, data.seed, vocab, dropout, start, rows),
+        num_workers=workers,
+        **planned,
     )
 
 
 def record_ids_of(
     experiment: Experiment, curriculum: Curriculum, folders: Mapping[str, str | Path]
 ) -> Callable[[int], list[str]]:
-    """The names of the records of a step's whole batch (steps 0, 1, …), row by row: "pairs#17 (train.jsonl#204)".
+    """The names of the records of any step's whole batch; see `pipeline.record_ids`."""
+    records, planned = _opened(experiment, folders)
+    return lambda step: record_ids(records, curriculum, experiment.data.seed, step, **planned)
 
-    Source and place in its folder, and where the record comes from, if that is something else.
-    """
+
+def _opened(
+    experiment: Experiment, folders: Mapping[str, str | Path]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Random access to the records of every source, and what a plan of them depends on."""
     records = {name: open_shards(folder) for name, folder in folders.items()}
-    counts = {name: len(found) for name, found in records.items()}
-    lengths, data = lengths_of(folders, experiment), experiment.data
-
-    def record_ids(step: int) -> list[str]:
-        index = int(curriculum.stage_of_steps()[step])
-        stage, step_of_stage = curriculum.stages[index], step - curriculum.stage_starts()[index]
-        plan = plan_rows(stage, counts, lengths, (data.seed, index), data.too_long)
-        rows, _ = plan.at(step_of_stage, range(stage.batch_size))
-        return [
-            _with_origin(name, unpack_record(records[row.source][int(place)]))
-            for row in rows
-            for name, place in zip(row.names(), row.records, strict=True)
-        ]
-
-    return record_ids
-
-
-def _with_origin(name: str, record: Record) -> str:
-    origin = f"{record.source}#{record.index}"
-    return name if origin == name else f"{name} ({origin})"
+    lengths = lengths_of(folders, experiment)
+    return records, {"lengths": lengths, "too_long": experiment.data.too_long}
 
 
 def check_made_with(folder: str | Path, made_with: Mapping[str, str]) -> None:

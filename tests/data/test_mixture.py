@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lumina_jax.data.mixture import plan_rows
+from lumina_jax.data.mixture import plan_rows, say
 from lumina_jax.data.packing import plan_bins
-from lumina_jax.data.pipeline import rows_of_records, token_batches
+from lumina_jax.data.pipeline import record_ids, rows_of_records, token_batches
 from lumina_jax.data.records import Record, make_record, pack_record
 from lumina_jax.data.stepwise import Rows
 from lumina_jax.experiment import Stage
@@ -20,7 +20,7 @@ LENGTHS = {
 }
 MIXTURE = (("a", 2.0), ("b", 1.0))
 PACKED = Stage(5, 4, 0.1, MIXTURE, max_tokens=16, layout="packed")
-BUCKETS = Stage(6, 4, 0.1, MIXTURE, max_tokens=12, layout="buckets", buckets=(6, 8, 12))
+BUCKETS = Stage(19, 4, 0.1, MIXTURE, max_tokens=12, layout="buckets", buckets=(6, 8, 12))
 PADDED = Stage(4, 4, 0.1, MIXTURE, max_tokens=12)
 
 
@@ -120,8 +120,8 @@ def test_buckets_pad_to_the_smallest_that_holds_the_longest(small_tokenizer):
 
 def test_layouts_resume_at_any_step_and_are_shared_out_by_hosts(small_tokenizer):
     whole = batches(small_tokenizer)
-    assert len(whole) == 15
-    for start in (2, 5, 8, 14):
+    assert len(whole) == 28
+    for start in (2, 5, 8, 27):
         assert_same(batches(small_tokenizer, start=start), whole[start:])
     parts = [batches(small_tokenizer, rows=Rows(index, 4)) for index in range(4)]
     joined = [
@@ -140,6 +140,7 @@ def test_worker_processes_do_not_change_the_order(small_tokenizer):
 def test_records_that_are_too_long_are_an_error_or_left_out_and_named(
     stage, small_tokenizer, capsys
 ):
+    say.cache_clear()
     lengths = {**LENGTHS, "b": LENGTHS["b"].copy()}
     longer = [2, 5, 6, 11, 12, 20, 21]
     lengths["b"][longer] = 17
@@ -182,10 +183,11 @@ def test_bins_that_are_half_empty_are_told():
     assert plan_rows(fuller, {"a": 200}, {"a": np.full(200, 300)}, (0, 3)).notes == []
 
 
-def test_rows_name_their_records():
-    rows, width = plan_rows(PACKED, {"a": 50, "b": 23}, LENGTHS, (0, 0)).at(3, range(1, 3))
-    assert width == 16 and [row.position for row in rows] == [13, 14]
-    assert rows[0].names() == [f"{rows[0].source}#{index}" for index in rows[0].records]
+def test_records_of_a_step_are_named_in_the_order_of_its_batch(small_tokenizer):
+    curriculum = Curriculum((PACKED, BUCKETS, PADDED))
+    for step, batch in enumerate(batches(small_tokenizer)):
+        names = [f"{name}#{index}" for name, index in records_in(batch)]
+        assert record_ids(SOURCES, curriculum, 0, step, lengths=LENGTHS) == names
 
 
 @pytest.mark.parametrize(

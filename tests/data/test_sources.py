@@ -9,7 +9,7 @@ import pytest
 from lumina_jax.config import ModelConfig, TransformerConfig
 from lumina_jax.data.records import make_record, pack_record
 from lumina_jax.data.shards import finish, shard_name, write_shard
-from lumina_jax.data.sources import batches_of, check_made_with, lengths_of
+from lumina_jax.data.sources import batches_of, check_made_with, lengths_of, record_ids_of
 from lumina_jax.data.stepwise import Rows
 from lumina_jax.experiment import DataConfig, Experiment, Stage, TrainConfig
 from lumina_jax.train.curriculum import Curriculum
@@ -67,3 +67,6 @@ def test_batches_come_from_the_folders(tmp_path, small_tokenizer):
     found = list(make(1))
     assert len(found) == 2
     assert found[0]["segment_ids"].max() == 3 and found[0]["tokens"].shape == (2, 12)
+    names = record_ids_of(run, Curriculum(run.train.stages), folders)(1)
+    assert len(names) == found[0]["segment_ids"].max(axis=1).sum()
+    assert {*names} <= {f"a#{index}" for index in range(10)}

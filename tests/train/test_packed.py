@@ -1,6 +1,9 @@
 """Packed training equals unpacked training: record by record the same losses and gradients."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +14,12 @@ import pytest
 
 from lumina_jax.config import ModelConfig, TransformerConfig
 from lumina_jax.data.pipeline import rows_of_records
-from lumina_jax.data.records import Record
-from lumina_jax.experiment import LossConfig
+from lumina_jax.data.records import Record, unpack_record
+from lumina_jax.data.shards import finish, open_shards
+from lumina_jax.experiment import DataConfig, Experiment, LossConfig, RecordSource, Stage
 from lumina_jax.model.params import abstract_params
+from lumina_jax.train.loop import train
+from lumina_jax.train.metrics import read_metrics
 from lumina_jax.train.step import init_state, make_train_step
 
 PRE = TransformerConfig(1, 16, 4, 2, 8, 32, 64)
@@ -76,3 +82,43 @@ def test_packed_step_equals_unpacked(placement):
             jax.tree.leaves(gradient), jax.tree.leaves(wanted_gradient), strict=True
         ):
             np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def packed_run(
+    tiny_run: Callable[..., Experiment], tiny_records: Path, tmp_path: Path
+) -> Callable[[int], Experiment]:
+    """`packed_run(workers)`: bins of two or three records in the first stage, two buckets in the second."""
+    folder = tmp_path / "lengths" / "tiny"
+    shutil.copytree(tiny_records, folder)
+    lengths = [len(unpack_record(packed).tokens) for packed in open_shards(folder)]
+    finish(folder, len(lengths), {}, lengths)
+    mixture = (("tiny", 1.0),)
+    buckets = (sorted(lengths)[8], max(lengths))
+    stages = (
+        Stage(4, 8, 1e-2, mixture, max_tokens=3 * max(lengths), layout="packed"),
+        Stage(4, 8, 1e-2, mixture, max_tokens=max(lengths), layout="buckets", buckets=buckets),
+    )
+
+    def build(workers: int) -> Experiment:
+        run = tiny_run(stages=stages)
+        data = DataConfig((RecordSource("tiny", str(folder)),), num_workers=workers)
+        return replace(run, data=data)
+
+    return build
+
+
+@pytest.mark.slow
+def test_run_of_bins_and_buckets_resumes_with_and_without_workers(packed_run, tmp_path):
+    def losses(workdir: Path) -> list[float]:
+        return [row["loss"] for row in read_metrics(workdir) if "loss" in row]
+
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(packed_run(0), whole)
+    assert len(losses(whole)) == 8 and np.isfinite(losses(whole)).all()
+    train(packed_run(2), resumed)
+    shutil.rmtree(resumed / "checkpoints" / "8")
+    (last,) = (int(path.name) for path in (resumed / "checkpoints").glob("[0-9]"))
+    assert last in range(2, 8)  # the run goes on inside a stage
+    train(packed_run(0), resumed)
+    assert losses(resumed) == losses(whole)
