@@ -1,6 +1,9 @@
 """Shards: complete or absent, and read in order."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,26 @@ def test_processes_return_every_result_in_order():
     arguments = [(base, 2) for base in range(7)]
     assert list(in_order(pow, iter(arguments), num_workers=2)) == [base**2 for base in range(7)]
     assert sorted(in_processes(pow, arguments[:3], num_workers=2)) == [0, 1, 4]
+
+
+PARENT = """
+import os, sys, time
+from lumina_jax.data.shards import in_order
+results = in_order(os.getpid, [(), (), ()], 1, ahead=1)
+print(next(results), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = Path("/proc") / parent.stdout.readline().strip() / "stat"
+    assert worker.exists()
+    parent.kill()
+    for _ in range(100):
+        if not worker.exists() or worker.read_text().split()[2] == "Z":
+            return  # gone, or not yet collected by whoever adopted it
+        time.sleep(0.1)
+    raise AssertionError("the worker still waits for work")

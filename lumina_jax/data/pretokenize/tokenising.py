@@ -1,6 +1,7 @@
 """Examples to shards: read in worker processes, encoded in batches of one size, written one shard after the other."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,11 @@ def tokenise_shards(
             packed, kept = _tokenise(work, examples, stream, on_progress)
             keep_shard(folder, shard_name(shard, work.num_shards), packed, kept)
             on_progress(0, kept.bad)
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process that reads images was killed, for its memory perhaps: start the command again, with fewer "
+            "--workers or smaller --max-pixels"
+        ) from error
     finally:
         stream.close()  # ends the workers
 

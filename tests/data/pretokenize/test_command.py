@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,16 @@ def test_other_settings_and_folders_are_refused_in_one_line(tmp_path, pretokeniz
     assert "no such file or folder" in pretokenize(tmp_path / "absent.jsonl").err
     gone = pretokenize(source, *FEW, "--checkpoint", tmp_path / "none")
     assert "no checkpoint there" in gone.err
+
+
+def test_a_killed_worker_is_told_in_one_line(tmp_path, pretokenize, monkeypatch):
+    def broken(*arguments: Any) -> Iterator[Any]:
+        raise BrokenProcessPool("a child process terminated abruptly")
+        yield
+
+    monkeypatch.setattr(tokenising, "in_order", broken)
+    found = pretokenize(captioned(tmp_path / "src", 2), *FEW)
+    assert found.code == 2 and "was killed, for its memory perhaps" in found.err
 
 
 def test_workers_read_what_one_process_does(tmp_path, pretokenize, monkeypatch):

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import jax
@@ -21,7 +20,7 @@ from lumina_jax.data.pretokenize import tokenising
 from lumina_jax.data.records import unpack_record
 from lumina_jax.data.shards import open_shards
 from lumina_jax.unirep.image_tokens import find_images, fit_image, parse_image
-from lumina_jax.vqgan.codec import encode, from_pixels
+from lumina_jax.vqgan.codec import encodings, from_pixels
 from tests.data.pretokenize.pictures import (
     KINDS,
     PHOTOGRAPHS,
@@ -36,9 +35,8 @@ MODULE = "lumina_jax.data.pretokenize"
 
 
 def start(*arguments: object, code: str = "") -> subprocess.Popen:
-    """The command, as a process of one device; or `code` with its arguments."""
-    flags = "--xla_backend_optimization_level=0"
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    """The command in a process of its own; or `code` with its arguments."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = ["-c", code] if code else ["-m", MODULE]
     command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -156,19 +154,25 @@ def test_two_thousand_scenes_and_two_hundred_photographs(tmp_path):
     model = load_model("scenes", parts=("vqgan",))
     grid, vocab = model.config.grid, model.tokenizer.vocab
 
-    @cache
-    def encoder(shape: tuple[int, ...]):
-        return jax.jit(
-            lambda pixels: encode(model.params["vqgan"], model.config.vqgan, from_pixels(pixels))
-        )
-
+    params, embedding = (
+        model.params["vqgan"],
+        np.asarray(model.params["vqgan"]["quantize"]["embedding"]),
+    )
+    vectors = jax.jit(lambda pixels: encodings(params, model.config.vqgan, from_pixels(pixels)))
     records = [unpack_record(packed) for packed in open_shards(tmp_path / "dst")]
     assert len({record.id for record in records}) == len(records) == 2200
+    num_others = 0
     for record in records:
         image = ImageOps.exif_transpose(Image.open(source.parent / record.id))
         assert image is not None
         pixels = fit_image(image, model.config.target_px, grid)[None]
+        assert record.size == pixels.shape[2:0:-1]
         ((start_at, stop),) = find_images(record.tokens, vocab)
         codes = parse_image(record.tokens[start_at:stop].astype(np.int32), vocab, grid)
-        np.testing.assert_array_equal(codes, np.asarray(encoder(pixels.shape)(pixels))[0])
-        assert record.size == pixels.shape[2:0:-1]
+        # encoded alone; a code that differs is a tie but for rounding
+        alone = np.asarray(vectors(pixels))[0].reshape(-1, 1, embedding.shape[1])
+        distances = np.square(alone - embedding).sum(-1)
+        chosen = np.take_along_axis(distances, codes.reshape(-1, 1), 1)[:, 0]
+        assert (chosen <= distances.min(1) * (1 + 1e-4)).all()
+        num_others += (distances.argmin(1) != codes.ravel()).sum()
+    assert num_others <= 5  # of 130,000
