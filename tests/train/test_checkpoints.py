@@ -36,8 +36,8 @@ def assert_same(first: State, second: State) -> None:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
-def save_steps(workdir: Path, *steps: int, keep_last: int = 2) -> None:
-    checkpoints = TrainCheckpoints(workdir, keep_last)
+def save_steps(workdir: Path, *steps: int, keep_last: int = 2, keep_every: int = 0) -> None:
+    checkpoints = TrainCheckpoints(workdir, keep_last, keep_every)
     for step in steps:
         checkpoints.save(step, state_at(step), {"step": step, "order": [1, 2]})
     checkpoints.close()
@@ -62,6 +62,14 @@ def test_restore_returns_the_newest_exactly(tmp_path: Path):
     state, meta = restored
     assert_same(state, state_at(3))
     assert meta == {"step": 3, "order": [1, 2]}
+    checkpoints.close()
+
+
+def test_multiples_of_keep_every_stay_beside_the_last(tmp_path: Path):
+    save_steps(tmp_path, 2, 3, 4, 6, 7, keep_last=1, keep_every=3)
+    save_steps(tmp_path, 8, 9, 11, keep_last=1, keep_every=3)  # a resumed run
+    checkpoints = TrainCheckpoints(tmp_path, 1, 3)
+    assert checkpoints.steps() == [11, 9, 6, 3]
     checkpoints.close()
 
 

@@ -102,6 +102,13 @@ def test_finished_run_learned_and_released_its_model(tiny_run, finished):
     assert notes == {"step": 8, "trainee": "transformer", "sample": settings}
 
 
+@pytest.mark.slow
+def test_steps_to_keep_are_saved_though_no_save_is_due(tiny_run, tmp_path: Path):
+    train(tiny_run(save_every=100, keep_last=1, keep_every=3), tmp_path)
+    found = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert found == {"3", "6", "8"}
+
+
 def test_finished_run_started_again_does_nothing(tiny_run, finished):
     workdir = finished(tiny_run())
     before = (workdir / "metrics.jsonl").read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lumina_jax.experiment import DataConfig, RecordSource
 from lumina_jax.train.workdir import claim_workdir
 
 
@@ -24,8 +25,19 @@ def test_another_config_is_refused_with_its_first_differences(tiny_run, tmp_path
 
 def test_what_does_not_reach_the_weights_may_change(tiny_run, tmp_path: Path):
     claim_workdir(tiny_run(), tmp_path)
-    changed = tiny_run(log_every=7, save_every=9, keep_last=5)
+    changed = tiny_run(log_every=7, save_every=9, keep_last=5, keep_every=50, max_nonfinite=3)
     claim_workdir(replace(changed, description="again"), tmp_path)
+
+
+def test_a_held_out_source_may_come_and_go(tiny_run, tmp_path: Path):
+    claim_workdir(tiny_run(), tmp_path)
+    sources = (*tiny_run().data.sources, RecordSource("rest", "elsewhere"))
+    with_rest = replace(tiny_run(), data=DataConfig(sources))
+    held_out = replace(with_rest, train=replace(with_rest.train, eval_source="rest"))
+    claim_workdir(held_out, tmp_path)
+    claim_workdir(tiny_run(), tmp_path)
+    with pytest.raises(ValueError, match="data.sources"):
+        claim_workdir(with_rest, tmp_path)
 
 
 def test_other_assets_are_refused(tiny_run, tmp_path: Path):
