@@ -27,7 +27,7 @@ def get_config() -> Experiment:
     """One stage on fresh scenes with every shape and colour, the rate falling."""
     source = ScenesSource("scenes_all", 128, 14_336, seed=21, sizes=SIZES, reserved=True)
     stage = Stage(
-        steps=600,
+        steps=400,
         batch_size=32,
         learning_rate=4e-3,
         mixture=(("scenes_all", 1.0),),

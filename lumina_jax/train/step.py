@@ -70,18 +70,16 @@ def make_train_step(
 
     `labels` stand at their own token's position (-100: not predicted); the step shifts them, within segments.
     `packed`: rows hold several segments that must not see each other. A row of one segment padded on the right
-    needs no such mask, causality hides the padding, and the fastest attention kernels take no mask.
-    `accumulation`: micro-batches one after the other, whose gradients make the one of the whole batch.
-    Metrics: loss, ce, z, tokens (predicted), grad_norm, and accuracy unless the loss is computed in chunks. Besides
-    sums of cross-entropy and counts, float32[2, kinds]: "by_modality" with `image_codes` (first id, how many), and
-    "by_task", "by_area" where the batch tells them, indices of `unirep.kinds` by token.
+    needs no such mask, causality hides the padding, and the fastest attention kernels take no mask. `accumulation`:
+    how many micro-batches, one after the other, make the gradient of the batch. Metrics: loss, ce, z, tokens
+    (predicted), grad_norm, and accuracy unless the loss is computed in chunks; and those of `loss_sums` by kind.
     """
     config = model.transformer
 
     def objective(
-        params: Any, frozen: Any, batch: Batch, key: Any, num_predicted: Array
+        params: Any, frozen: Any, batch: Batch, key: Any, count: Array
     ) -> tuple[Array, Metrics]:
-        """This batch's part of a loss that is a mean over `num_predicted`; sums for the metrics."""
+        """This batch's part of a loss that is a mean over `count` tokens; sums for the metrics."""
         weights = assemble(params, frozen, key)
         hidden, _ = hidden_states(
             weights,
@@ -94,27 +92,26 @@ def make_train_step(
         )
         labels, sums = shift_labels(batch["labels"], batch["segment_ids"]), {}
         if loss.logits_chunk:
-            head = weights["head"]["table"]
-            losses = token_losses_from_hidden(hidden, head, labels, loss.logits_chunk)
+            head, chunk = weights["head"]["table"], loss.logits_chunk
+            losses = token_losses_from_hidden(hidden, head, labels, chunk)
         else:
             logits = logits_from_hidden(weights, config, hidden, layout=layout)
             losses = token_losses(logits, labels)
             sums["right"] = num_right(logits, labels)
         sums |= loss_sums(losses, labels, batch, image_codes)
-        return (sums["ce"] + loss.z_loss * sums["z"]) / num_predicted, sums
+        return (sums["ce"] + loss.z_loss * sums["z"]) / count, sums
 
     def step(state: State, batch: Batch, key: Any) -> tuple[State, Metrics]:
         labels = shift_labels(batch["labels"], batch["segment_ids"])
         num_predicted = jnp.maximum(jnp.sum(labels >= 0), 1)
 
         def gradient_of(part: Batch, key: Any) -> tuple[Any, Metrics]:
-            found = jax.grad(objective, has_aux=True)
-            return found(state.params, state.frozen, part, key, num_predicted)
+            graded = jax.grad(objective, has_aux=True)
+            return graded(state.params, state.frozen, part, key, num_predicted)
 
         gradient, sums = accumulated(gradient_of, batch, key, accumulation, layout)
-        metrics = means(sums, num_predicted, loss.z_loss)
         state, grad_norm = apply_gradient(state, gradient, optimizer, ema_decay)
-        return state, {**metrics, "grad_norm": grad_norm}
+        return state, {**means(sums, num_predicted, loss.z_loss), "grad_norm": grad_norm}
 
     return step
 
@@ -157,7 +154,11 @@ def accumulated(
 def loss_sums(
     losses: TokenLosses, labels: Array, batch: Batch, image_codes: tuple[int, int] | None
 ) -> Metrics:
-    """Sums over a batch: "ce", "z", "tokens", and the sums and counts by kind of `make_train_step`."""
+    """Sums over a batch: "ce", "z", "tokens"; and sums of cross-entropy with counts by kind, float32[2, kinds].
+
+    "by_modality" with `image_codes` (first id, how many), "by_task" and "by_area" where the batch has "tasks" and
+    "areas", indices of `unirep.kinds` by token.
+    """
     predicted = labels >= 0
     ce, z = losses
     sums: Metrics = {"ce": ce.sum(), "z": z.sum(), "tokens": predicted.sum(dtype=jnp.int32)}

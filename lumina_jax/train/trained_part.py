@@ -53,18 +53,6 @@ def trained_part(train: TrainConfig, config: TransformerConfig) -> TrainedPart:
     )
 
 
-def whole_state(
-    state: State, part: TrainedPart, config: TransformerConfig, layout: Layout
-) -> State:
-    """The state with all weights in `params`, averaged ones where they are kept; as it is where nothing is frozen."""
-    if state.frozen is None:
-        return state
-    places = param_shardings(abstract_params(config), param_letters(config), layout)
-    trained = state.params if state.ema is None else state.ema
-    params = jax.jit(part.merged, out_shardings=places)(trained, state.frozen)
-    return state._replace(params=params, ema=None, frozen=None)
-
-
 def base_digest(init: str | Path | None) -> dict[str, str]:
     """The digest of the weights that adapters stand beside, as `made_with` remembers it."""
     if init is None:

@@ -1,7 +1,6 @@
 """What the loop trains: the transformer or the VQGAN, each as the same few functions."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lumina_jax.checkpoint import LoadedModel, digest, load_model, on_first_process, read_tokenizer
-from lumina_jax.convert.adapters import ADAPTER, write_adapter
 from lumina_jax.data.images import ensure_images, source_sizes
 from lumina_jax.data.pixels import PixelSource, pixel_batches
 from lumina_jax.data.records import ensure_records
@@ -20,22 +18,14 @@ from lumina_jax.data.sources import batches_of, check_made_with, record_ids_of
 from lumina_jax.data.stepwise import Rows
 from lumina_jax.dims import pick
 from lumina_jax.experiment import Experiment, RecordSource, ScenesSource
-from lumina_jax.model.params import (
-    abstract_params,
-    init_params,
-    param_letters,
-    stack_layers,
-    unstack_layers,
-    with_codebook_tables,
-)
-from lumina_jax.sharding import Layout, param_shardings, replicated
+from lumina_jax.sharding import Layout, replicated
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.flops import batch_flops
 from lumina_jax.train.optimizer import make_optimizer
-from lumina_jax.train.step import init_state, make_train_step
-from lumina_jax.train.trained_part import base_digest, trained_part, whole_state
+from lumina_jax.train.step import make_train_step
+from lumina_jax.train.trained_part import base_digest, trained_part
+from lumina_jax.train.trainee_weights import like, weight_functions
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
-from lumina_jax.unirep.vocab import Vocab
 from lumina_jax.vqgan.codec import abstract_vqgan
 from lumina_jax.vqgan.quantise import codebook_of
 
@@ -87,13 +77,12 @@ def _transformer(
     experiment: Experiment, curriculum: Curriculum, layout: Layout, init_path: str | Path | None
 ) -> Trainee:
     model, train = experiment.model, experiment.train
-    config, ema_decay = model.transformer, train.optimizer.ema_decay
     assets = _assets(experiment)
     vqgan = jax.device_get(assets.params["vqgan"])
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
     made_with = _made_with(experiment.assets, assets.tokenizer)
     packed = any(stage.layout == "packed" for stage in train.stages)
-    vocab, part = assets.tokenizer.vocab, trained_part(train, config)
+    vocab, part = assets.tokenizer.vocab, trained_part(train, model.transformer)
     base = base_digest(init_path) if part.adapts else {}
 
     def folders_of(data_dir: str | Path) -> dict[str, str | Path]:
@@ -111,69 +100,26 @@ def _transformer(
             lambda: ensure_records(source, model, vqgan, assets.tokenizer, data_dir, workers)
         )
 
-    def with_weights(state: Any, weights: Any) -> Any:
-        weights = stack_layers(weights) if config.scan_layers else weights
-        weights = _like(abstract_params(config), weights)
-        if train.zero_code_logits:
-            weights = _without_code_logits(weights, vocab)
-        if part.adapts:
-            return state._replace(frozen=weights)
-        trained, frozen = part.divide(weights, None)
-        return init_state(trained, optimizer, ema_decay, frozen)
-
-    def weight_shardings() -> Any:
-        on_disk = replace(config, scan_layers=False)
-        return param_shardings(abstract_params(on_disk), param_letters(on_disk), layout)
-
-    def released(state: Any) -> Any:
-        return state.params if state.ema is None else state.ema
-
-    def release(state: Any) -> dict[str, Any]:
-        params = released(whole_state(state, part, config, layout))
-        if config.scan_layers:  # each layer to its own shards, nothing gathered
-            params = jax.jit(unstack_layers, out_shardings=weight_shardings())(params)
-        return {"transformer": params, "vqgan": vqgan}
-
-    def export(state: Any, workdir: Path) -> None:
-        adapters = state.params if state.ema is None else state.ema
-        assert train.lora is not None
-        write_adapter(workdir / ADAPTER, adapters, config, train.lora)
-
-    def init(key: jax.Array) -> Any:
-        params = init_params(config, key)
-        if train.codebook_tables:
-            codebook, table_key = vqgan["quantize"]["embedding"], jax.random.fold_in(key, 1)
-            params = with_codebook_tables(params, codebook, vocab.first_code_id, table_key)
-        trained, frozen = part.divide(params, jax.random.fold_in(key, 2))
-        return init_state(trained, optimizer, ema_decay, frozen)
-
+    step = make_train_step(
+        model,
+        train.loss,
+        optimizer,
+        train.optimizer.ema_decay,
+        layout,
+        packed,
+        accumulation=train.accumulation,
+        image_codes=(vocab.first_code_id, vocab.num_codes),
+        assemble=part.assemble,
+    )
     return Trainee(
-        init=init,
-        with_weights=with_weights,
-        weight_shardings=weight_shardings,
-        step=make_train_step(
-            model,
-            train.loss,
-            optimizer,
-            ema_decay,
-            layout,
-            packed,
-            accumulation=train.accumulation,
-            image_codes=(vocab.first_code_id, vocab.num_codes),
-            assemble=part.assemble,
-        ),
-        shardings=lambda state: part.shardings(state, layout),
+        step=step,
+        **weight_functions(experiment, assets, optimizer, part, layout),
         batches=batches,
-        released=released,
-        release=release,
         tokenizer=assets.tokenizer,
         made_with={**made_with, **base},
         record_ids=lambda data_dir: record_ids_of(experiment, curriculum, folders_of(data_dir)),
-        flops=partial(batch_flops, config),
-        saved=(lambda state: state._replace(frozen=None)) if part.adapts else _as_it_is,
+        flops=partial(batch_flops, model.transformer),
         needs_init=part.adapts,
-        whole=lambda state: whole_state(state, part, config, layout),
-        export=export if part.adapts else None,
     )
 
 
@@ -197,7 +143,7 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
         )
 
     def with_weights(state: Any, weights: Any) -> Any:
-        weights = _like(state.params, weights)
+        weights = like(state.params, weights)
         ema = None if state.ema is None else jax.tree.map(jnp.copy, weights)
         codebook = codebook_of(weights["quantize"]["embedding"])
         return state._replace(params=weights, ema=ema, codebook=codebook)
@@ -216,13 +162,6 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
         tokenizer=_tokenizer_for(experiment),
         made_with={},
     )
-
-
-def _without_code_logits(params: Mapping[str, Any], vocab: Vocab) -> dict[str, Any]:
-    """The head starts neutral between image codes: Chameleon's release was kept from painting."""
-    codes = slice(vocab.first_code_id, vocab.first_code_id + vocab.num_codes)
-    table = params["head"]["table"].at[codes].set(0)
-    return {**params, "head": {**params["head"], "table": table}}
 
 
 def _built_once(build: Callable[[], Path]) -> Path:
@@ -278,17 +217,3 @@ def _used_sources(experiment: Experiment) -> list[ScenesSource | RecordSource]:
     for name in sorted(used):
         pick(by_name, name, "source in a stage's mixture")
     return [source for source in experiment.data.sources if source.name in used]
-
-
-def _like(wanted: Any, found: Any) -> Any:
-    """`found` with the dtypes of `wanted`; ValueError naming the first leaf that differs in path or shape."""
-    if jax.tree.structure(wanted) != jax.tree.structure(found):
-        raise ValueError("--init: the checkpoint's tree of weights differs from the run's model")
-
-    def checked(path: tuple, want: Any, got: Any) -> Any:
-        if want.shape != got.shape:
-            name = jax.tree_util.keystr(path)
-            raise ValueError(f"--init: {name} is {got.shape} in the checkpoint, want {want.shape}")
-        return got.astype(want.dtype)
-
-    return jax.tree_util.tree_map_with_path(checked, wanted, found)

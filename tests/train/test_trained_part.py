@@ -137,21 +137,24 @@ def test_frozen_weights_have_no_gradient_no_moments_and_no_average(tiny_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stack", [False, True])
-def test_adapters_on_a_mesh_step_as_on_one_device(tiny_run, base, stack: bool):
+@pytest.mark.parametrize(("stack", "second"), [(False, "data"), (True, "tensor")])
+def test_adapters_on_a_mesh_step_as_on_one_device(tiny_run, base, stack: bool, second: str):
     optimizer = OptimizerConfig(eps=1e-2)  # smooth in the gradient, see test_step.py
-    axes = (("data", 2), ("fsdp", 4))
+    axes = {"data": (("data", 2), ("fsdp", 4)), "tensor": (("fsdp", 4), ("tensor", 2))}[second]
     experiment = tiny_run(
         lora=replace(LORA, targets=("q", "o", "gate", "down")), optimizer=optimizer
     )
     experiment = scanned(experiment) if stack else experiment
-    mesh, init = MeshConfig("data_fsdp", axes), base(0)
+    transformer = replace(experiment.model.transformer, num_kv_heads=2)  # as many as tensor splits
+    experiment = replace(experiment, model=replace(experiment.model, transformer=transformer))
+    mesh, init = MeshConfig("_".join(name for name, _ in axes), axes), base(0)
     _, one, metrics = stepped(experiment, init=init)
     _, other, again = stepped(experiment, mesh, init)
     for a, b in zip(jax.tree.leaves((one, metrics)), jax.tree.leaves((other, again)), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-5, rtol=1e-5)
     layer = other.params["layers"] if stack else other.params["layers"]["00"]
-    a, b = layer["q"]["a"], layer["o"]["b"]
+    a, b, heads = layer["q"]["a"], layer["o"]["b"], layer["q"]["b"]
+    assert heads.sharding.shard_shape(heads.shape)[-2] == (1 if second == "tensor" else 2)
     assert a.sharding.shard_shape(a.shape)[-2] == 16 // 4  # D over fsdp
     assert b.sharding.shard_shape(b.shape)[-1] == 16 // 4
     assert b.sharding.shard_shape(b.shape)[-2] == 2  # the rank whole
