@@ -18,7 +18,6 @@ from lumina_jax.data.records import jitted_encoder
 from lumina_jax.data.shards import (
     default_workers,
     folder_to_fill,
-    is_complete,
     missing_shards,
     shard_range,
     share,
@@ -54,7 +53,7 @@ def run(src: Path, dst: Path, options: tuple[SourceOptions, TokeniseOptions, Run
     begin(folder, settings)
     num_shards = -(-source.count // tokenise.examples_per_shard)
     mine = [s for s in missing_shards(folder, num_shards) if s % part.count == part.index]
-    if mine and not is_complete(folder):
+    if mine:
         work = _work(source, fit, words, vqgan_params, num_shards, run_options)
         _with_progress(work, mine, folder)
     while run_options.distributed and missing_shards(folder, num_shards):

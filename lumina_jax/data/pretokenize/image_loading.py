@@ -81,10 +81,10 @@ def _open(reference: FileRange | bytes, number: int, max_pixels: int) -> Image.I
         if not content:
             raise ValueError("it is empty")
         with _pixel_limit(max_pixels), Image.open(io.BytesIO(content), formats=_formats()) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError(_too_large(image.size, max_pixels))
             image.load()
             return ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{name}: more than {max_pixels} pixels (--max-pixels)") from error
     except Exception as error:  # decoders of damaged files raise anything
         raise ValueError(f"{name}: cannot be read as an image ({_reason(error)})") from error
 
@@ -131,10 +131,6 @@ def _pixel_limit(max_pixels: int) -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
-
-
-def _too_large(size: tuple[int, int], max_pixels: int) -> str:
-    return f"{size[0]}x{size[1]} px, at most {max_pixels} pixels are read (--max-pixels)"
 
 
 def _reason(error: Exception) -> str:

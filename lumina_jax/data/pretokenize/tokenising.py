@@ -62,6 +62,7 @@ def tokenise_shards(
 def _loaded(work: Work, shards: list[int]) -> Any:
     """(example or what is wrong with it, what a worker made of it), in the order of the shards."""
     flight: dict[int, Example | BadInput] = {}  # what workers have now
+    numbers: list[range] = []  # the examples of every chunk they have
 
     def chunks() -> Iterator[tuple[list[tuple[int, Example]], Fit]]:
         for shard in shards:
@@ -75,14 +76,12 @@ def _loaded(work: Work, shards: list[int]) -> Any:
                 numbers.append(range(start, min(start + CHUNK, part.stop)))
                 yield chunk, work.fit
 
-    numbers: list[range] = []
     results = in_order(load_examples, chunks(), work.num_workers, AHEAD * work.num_workers + 1)
     try:
         for found in results:
             by_index = {loaded.index: loaded for loaded in found}
             for index in numbers.pop(0):
-                example = flight.pop(index)
-                yield example, by_index.get(index, Loaded(index))
+                yield flight.pop(index), by_index.get(index, Loaded(index))
     finally:
         results.close()
 
@@ -104,6 +103,8 @@ def _tokenise(
         for _ in examples:
             example, loaded = next(stream)
             counts = [len(of_target) for of_target in loaded.images]
+            if isinstance(example, Example):
+                example = example._replace(images=())  # a dataset's are their bytes
             ready.append(Ready(loaded.index, example, loaded._replace(images=()), counts))
             for of_target in loaded.images:
                 yield from of_target
