@@ -8,7 +8,7 @@ allowed crop nearest to its own shape, packed by `lumina_jax.data.records` and w
 `checkpoints/chameleon_7b` is Meta's release: `python -m lumina_jax.convert models/7b checkpoints/chameleon_7b`.
 
 Rows are bins of whole records. Pairs of photographs with captions of 70 tokens have 1134, 2360 and 4138 tokens in the
-mean: bins of 9216, 9600 and 8320 tokens hold 8, 4 and 2 of them and are 98 % full. 32, 64 and 128 bins are the
+mean: bins of 4608, 9600 and 8320 tokens hold 4, 4 and 2 of them and are 98 % full. 64, 64 and 128 bins are the
 original's 256 records a step: 0.3, 0.6 and 1.06 million tokens. Records of other lengths want other bins; the start
 of a run says how full they are, and which would be fuller.
 
@@ -34,8 +34,8 @@ from lumina_jax.model.presets import PRESETS
 
 RECORDS = 256  # a step: 32 GPUs of 8 [L]
 STEPS_PER_PASS = 10_000_000 // RECORDS  # 10M pairs [P]
-MAX_TOKENS = {512: 9216, 768: 9600, 1024: 8320}  # of a bin
-IN_A_BIN = {512: 8, 768: 4, 1024: 2}  # records
+MAX_TOKENS = {512: 4608, 768: 9600, 1024: 8320}  # of a bin
+IN_A_BIN = {512: 4, 768: 4, 1024: 2}  # records
 LONGEST_RECORD = 4608  # tokens: the longest image of 1024 (4228) and its caption; positions restart in every record
 
 
