@@ -12,10 +12,11 @@ mean: bins of 4608, 9600 and 8320 tokens hold 4, 4 and 2 of them and are 98 % fu
 original's 256 records a step: 0.3, 0.6 and 1.06 million tokens. Records of other lengths want other bins; the start
 of a run says how full they are, and which would be fuller.
 
-Hardware: 32 accelerators of 80 GB; the mesh takes every device. States are 112 GB over all; attention with segments
-holds 27 to 36 GB a bin while a layer is recomputed (compiled for a CPU, a projection), so a device has room for two bins
-at a time. The paper's run took 32 A100 for seven days on 10M pairs. Optimiser, losses, dropout, batch and rate are the
-original's; how long its stages were is not published, the steps here are one pass over 10M pairs shared out 2:1:1.
+Hardware: 64 accelerators of 80 GB; the mesh takes every device. Attention with segments holds 27 to 36 GB a bin while a
+layer is recomputed (compiled for a CPU, a projection), so a device has room for two bins at a time; that of a padded
+run has no such need. The paper's run took 32 A100 for seven days on 10M pairs. Optimiser, losses, dropout, batch and
+rate are the original's; how long its stages were is not published, the steps here are one pass over 10M pairs shared
+out 2:1:1.
 Expected: the first stage's loss falls within hours, and each later stage starts higher and falls faster.
 """
 
