@@ -7,9 +7,10 @@ Source: the paper trains its 34B as its 7B, but for the dropout, of which the co
 the 512 model alone, so the two later stages have nothing to be compared with. Records and bins: see fp_sft_7b.py.
 `checkpoints/chameleon_34b` is Meta's release: `python -m lumina_jax.convert models/30b checkpoints/chameleon_34b`.
 
-Hardware: masters, moments and gradients in float32 are 549 GB, split over every device: 32 accelerators of 80 GB or
-more, better 64. Hours (a projection, not measured): one pass over 10M pairs is 22 billion tokens, 4.5e21 FLOP at 6 a
-parameter and token; 64 H100 at 40 % of their 989 TFLOP/s take 50 hours.
+Hardware: 64 accelerators of 141 GB. Masters, moments and gradients in float32 are 549 GB, split over every device;
+attention with segments holds 54 to 72 GB a bin (see fp_sft_7b.py). Hours (a projection, not measured): one pass over
+10M pairs is 22 billion tokens, 4.5e21 FLOP at 6 a parameter and token; 64 H200 at 40 % of their 989 TFLOP/s take 50
+hours.
 Expected: as with the 7B, a loss that falls within hours in the first stage and starts higher in each later one.
 """
 

@@ -8,13 +8,15 @@ allowed crop nearest to its own shape, packed by `lumina_jax.data.records` and w
 `checkpoints/chameleon_7b` is Meta's release: `python -m lumina_jax.convert models/7b checkpoints/chameleon_7b`.
 
 Rows are bins of whole records. Pairs of photographs with captions of 70 tokens have 1134, 2360 and 4138 tokens in the
-mean: bins of 9216, 9600 and 8320 tokens hold 8, 4 and 2 of them and are 98 % full. 32, 64 and 128 bins are the
+mean: bins of 4608, 9600 and 8320 tokens hold 4, 4 and 2 of them and are 98 % full. 64, 64 and 128 bins are the
 original's 256 records a step: 0.3, 0.6 and 1.06 million tokens. Records of other lengths want other bins; the start
 of a run says how full they are, and which would be fuller.
 
-Hardware: eight accelerators of 80 GB or more, or a pod slice: the mesh takes every device. The paper's run took 32
-A100 for seven days on 10M pairs. Optimiser, losses, dropout, batch and rate are the original's; how long its stages
-were is not published, the steps here are one pass over 10M pairs shared out 2:1:1.
+Hardware: 64 accelerators of 80 GB; the mesh takes every device. Attention with segments holds 27 to 36 GB a bin while a
+layer is recomputed (compiled for a CPU, a projection), so a device has room for two bins at a time; that of a padded
+run has no such need. The paper's run took 32 A100 for seven days on 10M pairs. Optimiser, losses, dropout, batch and
+rate are the original's; how long its stages were is not published, the steps here are one pass over 10M pairs shared
+out 2:1:1.
 Expected: the first stage's loss falls within hours, and each later stage starts higher and falls faster.
 """
 
@@ -34,8 +36,8 @@ from lumina_jax.model.presets import PRESETS
 
 RECORDS = 256  # a step: 32 GPUs of 8 [L]
 STEPS_PER_PASS = 10_000_000 // RECORDS  # 10M pairs [P]
-MAX_TOKENS = {512: 9216, 768: 9600, 1024: 8320}  # of a bin
-IN_A_BIN = {512: 8, 768: 4, 1024: 2}  # records
+MAX_TOKENS = {512: 4608, 768: 9600, 1024: 8320}  # of a bin
+IN_A_BIN = {512: 4, 768: 4, 1024: 2}  # records
 LONGEST_RECORD = 4608  # tokens: the longest image of 1024 (4228) and its caption; positions restart in every record
 
 

@@ -24,9 +24,7 @@ class Stage:
     # (source name, weight): shares of rows, so of records, with "packed" of bins (about of tokens), with
     # "buckets" of batches; sources fix area and sizes
     mixture: tuple[tuple[str, float], ...]
-    max_tokens: int = (
-        4096  # S, the tokens of a row; `DataConfig.too_long` says what becomes of longer records
-    )
+    max_tokens: int = 4096  # S; `DataConfig.too_long`: what becomes of longer records
     # what a row is: a record and padding, a bin of whole records, or a record of a batch of similar lengths
     layout: Literal["padded", "packed", "buckets"] = "padded"
     buckets: tuple[int, ...] = ()  # "buckets": the S a batch may have, rising to max_tokens

@@ -22,6 +22,7 @@ batches = by_stage(Curriculum([stage]), 0, lambda *_: lambda step: {"step": np.a
 assert next(batches)["step"] == 0 and next(batches)["step"] == 1
 print(*[process.pid for process in multiprocessing.active_children()], flush=True)
 input()
+assert [int(next(batches)["step"][0]) for _ in range(60)] == list(range(2, 62))
 batches.close()
 assert not multiprocessing.active_children()
 """
