@@ -176,4 +176,4 @@ def test_two_thousand_scenes_and_two_hundred_photographs(tmp_path):
         terms = np.square(alone[:, 0]).sum(-1) + np.square(embedding[codes.ravel()]).sum(-1)
         assert ((chosen - distances.min(1)) / terms).max() < 1e-5
         num_others += (distances.argmin(1) != codes.ravel()).sum()
-    assert num_others <= 5  # of 130,000
+    assert num_others <= 13  # of 134,469: another batch is summed in another order
