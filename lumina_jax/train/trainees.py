@@ -71,25 +71,17 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
     vqgan = jax.device_get(assets.params["vqgan"])
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
 
-    def records_of(data_dir: str | Path) -> dict[str, Any]:
-        folders = {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
-        return {name: open_shards(folder) for name, folder in folders.items()}
-
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
-        records = records_of(data_dir)
+        records = _open_records(experiment, assets, data_dir)
         vocab, dropout = assets.tokenizer.vocab, train.loss.context_dropout
         seed = experiment.data.seed
         return lambda start: token_batches(
             records, curriculum, seed, vocab, dropout, start, _rows()
         )
 
-    def folder_of(source: ScenesSource | RecordSource, data_dir: str | Path) -> str | Path:
-        if isinstance(source, RecordSource):
-            return source.path
-        workers = experiment.data.num_workers
-        return _built_once(
-            lambda: ensure_records(source, model, vqgan, assets.tokenizer, data_dir, workers)
-        )
+    def record_ids_of(data_dir: str | Path) -> Callable[[int], list[str]]:
+        records = _open_records(experiment, assets, data_dir)
+        return partial(record_ids, records, curriculum, experiment.data.seed)
 
     def with_weights(state: Any, weights: Any) -> Any:
         weights = stack_layers(weights) if config.scan_layers else weights
@@ -101,11 +93,8 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         on_disk = replace(config, scan_layers=False)
         return param_shardings(abstract_params(on_disk), param_letters(on_disk), layout)
 
-    def released(state: Any) -> Any:
-        return state.params if state.ema is None else state.ema
-
     def release(state: Any) -> dict[str, Any]:
-        params = released(state)
+        params = _averaged_params(state)
         if config.scan_layers:  # each layer to its own shards, nothing gathered
             params = jax.jit(unstack_layers, out_shardings=weight_shardings())(params)
         return {"transformer": params, "vqgan": vqgan}
@@ -125,13 +114,11 @@ def _transformer(experiment: Experiment, curriculum: Curriculum, layout: Layout)
         step=make_train_step(model, train.loss, optimizer, ema_decay, layout),
         shardings=lambda state: state_shardings(state, param_letters(config), layout),
         batches=batches,
-        released=released,
+        released=_averaged_params,
         release=release,
         tokenizer=assets.tokenizer,
         made_with=_made_with(experiment.assets, assets.tokenizer),
-        record_ids=lambda data_dir: partial(
-            record_ids, records_of(data_dir), curriculum, experiment.data.seed
-        ),
+        record_ids=record_ids_of,
         flops=partial(batch_flops, config),
     )
 
@@ -175,6 +162,28 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
         tokenizer=_tokenizer_for(experiment),
         made_with={},
     )
+
+
+def _averaged_params(state: Any) -> Any:
+    """The average of the weights where it is kept, else the weights."""
+    return state.params if state.ema is None else state.ema
+
+
+def _open_records(
+    experiment: Experiment, assets: LoadedModel, data_dir: str | Path
+) -> dict[str, Any]:
+    """The packed records of every source that the run mixes, tokenised where they are not there yet."""
+    vqgan, workers = jax.device_get(assets.params["vqgan"]), experiment.data.num_workers
+
+    def folder_of(source: ScenesSource | RecordSource) -> str | Path:
+        if isinstance(source, RecordSource):
+            return source.path
+        model = experiment.model
+        return _built_once(
+            lambda: ensure_records(source, model, vqgan, assets.tokenizer, data_dir, workers)
+        )
+
+    return {source.name: open_shards(folder_of(source)) for source in _used_sources(experiment)}
 
 
 def _without_code_logits(params: Mapping[str, Any], vocab: Vocab) -> dict[str, Any]:
