@@ -10,9 +10,8 @@ import numpy as np
 
 from lumina_jax.experiment import Experiment
 from lumina_jax.sharding import Layout, batch_sharding, replicated
-from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.metrics import KindMeans, numbers
-from lumina_jax.train.trainees import make_trainee
+from lumina_jax.train.trainees import Trainee
 
 # What a step says of its update and not of its batch.
 OF_THE_UPDATE = ("grad_norm", "restarts", "usage", "discriminator")
@@ -39,18 +38,9 @@ def held_out_experiment(experiment: Experiment) -> Experiment:
 class HeldOut:
     """The held-out loss of a run on its mesh."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        layout: Layout,
-        shardings: Any,
-        data_dir: Path,
-        init: str | Path | None,
-    ):
-        """`shardings`: the training state's; `init`: the checkpoint that adapters stand beside."""
-        held_out = held_out_experiment(experiment)
-        self._trainee = make_trainee(held_out, Curriculum(held_out.train.stages), layout, init)
-        self._batches = self._trainee.batches(data_dir)
+    def __init__(self, trainee: Trainee, layout: Layout, shardings: Any, data_dir: Path):
+        """`trainee`: of a `held_out_experiment`. `shardings`: the training state's."""
+        self._trainee, self._batches = trainee, trainee.batches(data_dir)
         self._evaluate = jax.jit(
             self.evaluate,
             in_shardings=(shardings, batch_sharding(layout)),

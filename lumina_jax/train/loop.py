@@ -22,7 +22,7 @@ from lumina_jax.paths import as_path
 from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
-from lumina_jax.train.held_out import HeldOut
+from lumina_jax.train.held_out import HeldOut, held_out_experiment
 from lumina_jax.train.metrics import KindMeans, draw_curve
 from lumina_jax.train.nonfinite import NonFiniteSteps, keep_where_finite
 from lumina_jax.train.reporting import Batch, Report, say
@@ -151,7 +151,9 @@ class _Run:
         self.record_ids = None if ids is None else lambda step: ids(data_dir)(step)
         self.held_out = None
         if train.eval_source and train.eval_every:
-            self.held_out = HeldOut(self.experiment, self.layout, self.shardings, data_dir, init)
+            held_out = held_out_experiment(self.experiment)
+            trainee = make_trainee(held_out, Curriculum(held_out.train.stages), self.layout, init)
+            self.held_out = HeldOut(trainee, self.layout, self.shardings, data_dir)
 
     def to_the_end(self, state: Any) -> None:
         """Train until the curriculum ends or a signal asks to stop; save either way."""
