@@ -92,7 +92,7 @@ def main() -> None:
         write_records(Path(folder), 128, 4096, model.grid, model.transformer.vocab_size - 1)
         for workers in options.workers:
             row = waiting(folder, workers)
-            print(f"| scenes, 8 x 1024 packed | {workers} | {row} |", flush=True)
+            print(f"| scenes, 4 x 512 packed | {workers} | {row} |", flush=True)
 
 
 def draw_lengths(
@@ -158,10 +158,10 @@ def speed(folder: str, stage: Stage, workers: int, seconds: float) -> str:
     return f"{workers} | {rows} x {columns} | {first:.1f} | {tokens / passed / 1e6:.2f} M | {records / passed:.0f} |"
 
 
-def waiting(folder: str, workers: int, steps: int = 30) -> str:
+def waiting(folder: str, workers: int, steps: int = 20) -> str:
     """Seconds a step of the shipped model's size, and the share of them that the loop waits for its batch."""
     model, optimizer = PRESETS["scenes"], optax.sgd(1e-3)
-    stage = Stage(steps + 1, 8, 1e-3, (("pairs", 1.0),), max_tokens=1024, layout="packed")
+    stage = Stage(steps + 1, 4, 1e-3, (("pairs", 1.0),), max_tokens=512, layout="packed")
     step = jax.jit(make_train_step(model, LossConfig(), optimizer, packed=True), donate_argnums=0)
     state = init_state(init_params(model.transformer, jax.random.key(0)), optimizer)
     sources, lengths = {"pairs": open_shards(folder)}, {"pairs": read_lengths(folder)}
