@@ -50,16 +50,19 @@ def plan_rows(
     lengths: Mapping[str, np.ndarray],
     seed: tuple[int, int],
     too_long: Literal["error", "skip"] = "error",
+    longest: int | None = None,
 ) -> RowPlan:
     """The plan of one stage.
 
-    `counts`: records of every source by its name; `lengths`: their tokens, of the sources of a stage that
-    `needs_lengths`; `seed`: the run's and the stage's number.
+    `counts`: records of every source by its name; `lengths`: their tokens, at least of the sources of a stage that
+    `needs_lengths`; `seed`: the run's and the stage's number; `longest`: the tokens of a record, at most, where a row
+    may have more.
     """
+    limit = min(stage.max_tokens, longest or stage.max_tokens)
     parts, notes = [], []
     for name, _ in stage.mixture:
         count = pick(counts, name, "source of the mixture")
-        units, source_notes = _units(stage, name, count, lengths.get(name), seed, too_long)
+        units, source_notes = _units(stage, name, count, lengths.get(name), seed, too_long, limit)
         notes += [f"stage {seed[1]}: {note}" for note in source_notes]
         parts.append(units.seed(seed_of(*seed, name)).shuffle().repeat().map(partial(_Unit, name)))
     weights = shares([weight for _, weight in stage.mixture])
@@ -109,9 +112,10 @@ def _units(
     lengths: np.ndarray | None,
     seed: tuple[int, int],
     too_long: Literal["error", "skip"],
+    limit: int,
 ) -> tuple[grain.MapDataset, list[str]]:
     """The records of every row (with "buckets": batch) of one epoch of a source."""
-    if not needs_lengths(stage, too_long):
+    if lengths is None and not needs_lengths(stage, too_long):
         return grain.MapDataset.range(count).map(_alone), []
     if lengths is None or len(lengths) != count:
         found = "none" if lengths is None else f"{len(lengths)}"
@@ -119,7 +123,9 @@ def _units(
             f"stage {seed[1]}: source {name} has {count} records and {found} lengths; "
             f"layout {stage.layout!r} with too_long {too_long!r} wants one each"
         )
-    kept, notes = _that_fit(stage, name, lengths, seed[1], too_long)
+    kept, notes = _that_fit(limit, name, lengths, seed[1], too_long)
+    if not needs_lengths(stage, too_long):
+        return grain.MapDataset.range(count).map(_alone), []
     if stage.layout == "padded":
         return grain.MapDataset.source(Bins(np.arange(len(kept) + 1), kept)), notes
     plan_seed = seed_of(*seed, name, stage.layout)
@@ -132,23 +138,23 @@ def _units(
 
 
 def _that_fit(
-    stage: Stage, name: str, lengths: np.ndarray, index: int, too_long: Literal["error", "skip"]
+    limit: int, name: str, lengths: np.ndarray, index: int, too_long: Literal["error", "skip"]
 ) -> tuple[np.ndarray, list[str]]:
-    """Places of the records of at most max_tokens, and a note of the others; ValueError where they are an error."""
-    longer = np.flatnonzero(lengths > stage.max_tokens)
-    kept = np.flatnonzero(lengths <= stage.max_tokens)
+    """Places of the records of at most `limit` tokens, and a note of the others; ValueError where they are an error."""
+    longer = np.flatnonzero(lengths > limit)
+    kept = np.flatnonzero(lengths <= limit)
     if not len(longer):
         return kept, []
     named = ", ".join(f"{name}#{place} ({lengths[place]} tokens)" for place in longer[:NAMED])
     more = ", …" if len(longer) > NAMED else ""
     found = (
         f"{len(longer)} of {len(lengths)} records of source {name} are longer than max_tokens "
-        f"{stage.max_tokens}: {named}{more}"
+        f"{limit}: {named}{more}"
     )
     if too_long == "error" or not len(kept):
         raise ValueError(
-            f"stage {index}: {found}; raise max_tokens, or leave them out with too_long='skip' "
-            "(--data.too-long skip)"
+            f"stage {index}: {found}; raise max_tokens (the stage's and the model's), or leave them out with "
+            "too_long='skip' (--data.too-long skip)"
         )
     return kept, [f"warning: {found}; left out"]
 

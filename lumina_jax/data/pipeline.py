@@ -30,17 +30,19 @@ def token_batches(
     *,
     lengths: Mapping[str, np.ndarray] | None = None,
     too_long: Literal["error", "skip"] = "error",
+    longest: int | None = None,
     num_workers: int = 0,
 ) -> Generator[Batch, None, None]:
     """The batches of `rows_of_records` from `start_step` to the run's end; S is the stage's, or a bucket of it.
 
     `sources`: random access to packed records by source name; `lengths`: the tokens of each of their records,
-    where a stage `needs_lengths`; `num_workers`: processes that load, 0 for threads of this one.
+    where they are known; `longest`: the tokens that a record of any stage may have; `num_workers`: processes that
+    load, 0 for threads of this one.
     """
     counts = {name: len(records) for name, records in sources.items()}
 
     def stage_batches(index: int, stage: Stage) -> Callable[[int], Batch]:
-        plan = plan_rows(stage, counts, lengths or {}, (seed, index), too_long)
+        plan = plan_rows(stage, counts, lengths or {}, (seed, index), too_long, longest)
         if rows.index == 0:
             for note in plan.notes:
                 say(note)
@@ -59,14 +61,23 @@ def record_ids(
     *,
     lengths: Mapping[str, np.ndarray] | None = None,
     too_long: Literal["error", "skip"] = "error",
+    longest: int | None = None,
 ) -> list[str]:
-    """["source#index", …]: the records of the whole batch of `step` (0, 1, …), row by row, as they name themselves."""
+    """The records of the whole batch of `step` (0, 1, …), row by row: "pairs#17 (captions.jsonl#204)".
+
+    Source and place in it, and what a record says of where it comes from, if that is something else.
+    """
     index = int(curriculum.stage_of_steps()[step])
     stage, counts = curriculum.stages[index], {name: len(given) for name, given in sources.items()}
-    plan = plan_rows(stage, counts, lengths or {}, (seed, index), too_long)
+    plan = plan_rows(stage, counts, lengths or {}, (seed, index), too_long, longest)
     rows, _ = plan.at(step - curriculum.stage_starts()[index], range(stage.batch_size))
+    names = [f"{row.source}#{place}" for row in rows for place in row.records]
     found = [record for row in rows for record in _read(sources, row)]
-    return [f"{record.source}#{record.index}" for record in found]
+    origins = [f"{record.source}#{record.index}" for record in found]
+    return [
+        name if name == origin else f"{name} ({origin})"
+        for name, origin in zip(names, origins, strict=True)
+    ]
 
 
 def drops_context(probability: float, position: Sequence[int], count: int = 1) -> np.ndarray:

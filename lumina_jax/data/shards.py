@@ -194,15 +194,18 @@ def _pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Spawned processes that leave Ctrl-C to their parent; what is still queued at the end is dropped."""
     # a fork of a process with JAX's threads may hang
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(num_workers, context, initializer=follow_parent)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it is killed: who waits for work alone would wait for ever."""
+def follow_parent(*_: int) -> None:
+    """Begin a worker process: leave Ctrl-C to the parent, and end when that is killed.
+
+    Who waits for work alone would wait for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -1,7 +1,8 @@
 """The folders of records that a run reads: opened, with their lengths where it packs, and its own ids in them."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from lumina_jax.data.mixture import needs_lengths
 from lumina_jax.data.pipeline import record_ids, token_batches
-from lumina_jax.data.shards import INDEX, open_shards, read_lengths
+from lumina_jax.data.shards import INDEX, LENGTHS, open_shards, read_lengths
 from lumina_jax.data.stepwise import Batch, Curriculum, Rows
 from lumina_jax.experiment import Experiment
 from lumina_jax.paths import as_path
@@ -24,7 +25,7 @@ def batches_of(
     folders: Mapping[str, str | Path],
     vocab: Vocab,
     rows: Rows,
-) -> Callable[[int], Iterator[Batch]]:
+) -> Callable[[int], Generator[Batch, None, None]]:
     """The transformer's batches from any step on; `folders`: of the records of every source by its name."""
     records, planned = _opened(experiment, folders)
     data, dropout = experiment.data, experiment.train.loss.context_dropout
@@ -48,18 +49,49 @@ def _opened(
     experiment: Experiment, folders: Mapping[str, str | Path]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Random access to the records of every source, and what a plan of them depends on."""
-    records = {name: open_shards(folder) for name, folder in folders.items()}
-    lengths = lengths_of(folders, experiment)
-    return records, {"lengths": lengths, "too_long": experiment.data.too_long}
+    records = {name: open_records(folder) for name, folder in folders.items()}
+    return records, {
+        "lengths": lengths_of(folders, experiment),
+        "too_long": experiment.data.too_long,
+        "longest": experiment.model.max_tokens,
+    }
+
+
+def open_records(folder: str | Path) -> Any:
+    """Random access to the packed records of a complete folder; ValueError where some are missing."""
+    records, wanted = open_shards(folder), _notes(folder)["num_records"]
+    if len(records) != wanted:
+        raise ValueError(
+            f"{folder}: holds {len(records)} records, its {INDEX} says {wanted}; make them again"
+        )
+    return records
+
+
+def records_digest(folder: str | Path) -> str:
+    """12 hex digits of what a complete folder says of its records: how they were made, how long they are."""
+    home, found = as_path(folder), hashlib.sha256(json.dumps(_notes(folder)).encode())
+    if (home / LENGTHS).exists():
+        found.update((home / LENGTHS).read_bytes())
+    return found.hexdigest()[:12]
+
+
+def _notes(folder: str | Path) -> dict[str, Any]:
+    """What the index of a folder says; ValueError where there is none: it is written last."""
+    file = as_path(folder) / INDEX
+    if not file.exists():
+        raise ValueError(
+            f"{folder}: no {INDEX} there, so not all of its records are; finish it with the command that makes it "
+            "(python -m lumina_jax.data.pretokenize)"
+        )
+    return json.loads(file.read_text())
 
 
 def check_made_with(folder: str | Path, made_with: Mapping[str, str]) -> None:
     """ValueError where the records of `folder` were made with another tokenizer or VQGAN than the run's assets.
 
-    `made_with`: digests by the names of ASSETS. A folder that says nothing is taken as it is.
+    `made_with`: digests by the names of ASSETS. A folder whose index does not name them is taken as it is.
     """
-    file = as_path(folder) / INDEX
-    notes = json.loads(file.read_text()) if file.is_file() else {}
+    notes = _notes(folder)
     for name in ASSETS:
         theirs, ours = notes.get(name), made_with.get(name)
         if theirs and ours and theirs != ours:
@@ -70,7 +102,7 @@ def check_made_with(folder: str | Path, made_with: Mapping[str, str]) -> None:
 
 
 def lengths_of(folders: Mapping[str, str | Path], experiment: Experiment) -> dict[str, np.ndarray]:
-    """The tokens of every record by source name, of the sources of stages that plan with them."""
+    """The tokens of every record by source name: where a folder tells them, or a stage plans with them."""
     data = experiment.data
     wanted = {
         name
@@ -78,4 +110,8 @@ def lengths_of(folders: Mapping[str, str | Path], experiment: Experiment) -> dic
         if needs_lengths(stage, data.too_long)
         for name, _ in stage.mixture
     }
-    return {name: read_lengths(folder) for name, folder in folders.items() if name in wanted}
+    return {
+        name: read_lengths(folder)
+        for name, folder in folders.items()
+        if name in wanted or (as_path(folder) / LENGTHS).exists()
+    }

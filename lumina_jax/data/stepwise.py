@@ -4,10 +4,6 @@ Grain reads ahead, in threads or in processes; a resumed run asks for step n and
 would have had.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple, Protocol
@@ -16,6 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from lumina_jax.data.shards import follow_parent
 from lumina_jax.experiment import Stage
 
 READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
@@ -102,19 +99,6 @@ def _read_ahead(batches: grain.MapDataset, num_workers: int) -> Generator[Batch,
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain 0.2.18 reads flags of absl, which our commands do not parse
         options = grain.MultiprocessingOptions(num_workers, BATCHES_AHEAD)
-        read = read.mp_prefetch(options, worker_init_fn=_follow_parent)
+        read = read.mp_prefetch(options, worker_init_fn=follow_parent)
     with closing(iter(read)) as iterator:
         yield from iterator
-
-
-def _follow_parent(worker_index: int, worker_count: int) -> None:
-    """Leave Ctrl-C to the parent, which saves first, and end when it is killed: grain's processes would stay."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

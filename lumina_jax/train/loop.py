@@ -159,7 +159,6 @@ class _Run:
         """Train until the curriculum ends or a signal asks to stop; save either way."""
         settings, total = self.experiment.train, self.curriculum.total_steps
         step = self.saved = int(state.step)
-        batches = self.batches(step)
         nonfinite = NonFiniteSteps(
             self.workdir,
             settings.max_nonfinite,
@@ -172,6 +171,7 @@ class _Run:
         watchdog = Watchdog(60 * settings.hang_minutes, self.workdir, jax.process_index())
         pending: tuple[int, Any, Batch] | None = None
         with ExitStack() as stack:
+            batches = stack.enter_context(closing(self.batches(step)))
             self.report = stack.enter_context(closing(report))
             self.watchdog = stack.enter_context(watchdog)
             asked_to_stop = stack.enter_context(stop_on_signals())

@@ -1,6 +1,6 @@
 """What the loop trains: the transformer or the VQGAN, each as the same few functions."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from lumina_jax.data.images import ensure_images, source_sizes
 from lumina_jax.data.pixels import PixelSource, pixel_batches
 from lumina_jax.data.records import ensure_records
 from lumina_jax.data.shards import open_shards
-from lumina_jax.data.sources import batches_of, check_made_with, record_ids_of
+from lumina_jax.data.sources import batches_of, check_made_with, record_ids_of, records_digest
 from lumina_jax.data.stepwise import Rows
 from lumina_jax.dims import pick
 from lumina_jax.experiment import Experiment, RecordSource, ScenesSource
@@ -29,7 +29,7 @@ from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, relea
 from lumina_jax.vqgan.codec import abstract_vqgan
 from lumina_jax.vqgan.quantise import codebook_of
 
-Batches = Iterator[dict[str, np.ndarray]]
+Batches = Generator[dict[str, np.ndarray], None, None]  # closed by who asks for them
 
 
 def _as_it_is(state: Any) -> Any:
@@ -116,7 +116,7 @@ def _transformer(
         **weight_functions(experiment, assets, optimizer, part, layout),
         batches=batches,
         tokenizer=assets.tokenizer,
-        made_with={**made_with, **base},
+        made_with={**made_with, **base, **_records_digests(experiment)},
         record_ids=lambda data_dir: record_ids_of(experiment, curriculum, folders_of(data_dir)),
         flops=partial(batch_flops, model.transformer),
         needs_init=part.adapts,
@@ -172,6 +172,16 @@ def _built_once(build: Callable[[], Path]) -> Path:
 
 def _rows() -> Rows:
     return Rows(jax.process_index(), jax.process_count())
+
+
+def _records_digests(experiment: Experiment) -> dict[str, str]:
+    """Of the folders that stages train on: a run is resumed on the records it was begun with, or not at all."""
+    trained = {name for stage in experiment.train.stages for name, _ in stage.mixture}
+    return {
+        f"records of {source.name}": records_digest(source.path)
+        for source in experiment.data.sources
+        if isinstance(source, RecordSource) and source.name in trained
+    }
 
 
 def _made_with(assets: str, tokenizer: Any) -> dict[str, str]:

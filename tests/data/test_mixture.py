@@ -147,9 +147,8 @@ def test_records_that_are_too_long_are_an_error_or_left_out_and_named(
     named = (
         r"7 of 23 records of source b are longer than max_tokens (12|16): b#2 \(17 tokens\), b#5"
     )
-    if stage.layout != "padded":  # which reads no lengths until it leaves records out
-        with pytest.raises(ValueError, match=rf"stage 0: {named}.*\), …; raise max_tokens"):
-            batches(small_tokenizer, stage, lengths=lengths)
+    with pytest.raises(ValueError, match=rf"stage 0: {named}.*\), …; raise max_tokens"):
+        batches(small_tokenizer, stage, lengths=lengths)
     found = batches(small_tokenizer, stage, lengths=lengths, too_long="skip")
     seen = {index for batch in found for name, index in records_in(batch) if name == "b"}
     assert seen and not seen & set(longer)
@@ -158,6 +157,12 @@ def test_records_that_are_too_long_are_an_error_or_left_out_and_named(
         notes.startswith("stage 0: warning: 7 of 23 records")
         and "b#12 (17 tokens), …; left out" in notes
     )
+
+
+def test_a_record_may_be_no_longer_than_the_model_was_made_for_where_a_bin_is():
+    lengths = {"a": np.array([3, 9])}
+    with pytest.raises(ValueError, match=r"longer than max_tokens 8: a#1 \(9 tokens\)"):
+        plan_rows(replace(PACKED, mixture=(("a", 1.0),)), {"a": 2}, lengths, (0, 0), longest=8)
 
 
 def test_a_source_without_anything_that_fits_is_an_error():

@@ -1,6 +1,8 @@
 """Folders of records: lengths where a stage plans with them, and no ids of another tokenizer or VQGAN."""
 
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,14 @@ import pytest
 from lumina_jax.config import ModelConfig, TransformerConfig
 from lumina_jax.data.records import make_record, pack_record
 from lumina_jax.data.shards import finish, shard_name, write_shard
-from lumina_jax.data.sources import batches_of, check_made_with, lengths_of, record_ids_of
+from lumina_jax.data.sources import (
+    batches_of,
+    check_made_with,
+    lengths_of,
+    open_records,
+    record_ids_of,
+    records_digest,
+)
 from lumina_jax.data.stepwise import Rows
 from lumina_jax.experiment import DataConfig, Experiment, Stage, TrainConfig
 from lumina_jax.train.curriculum import Curriculum
@@ -44,17 +53,39 @@ def test_records_of_other_assets_are_refused(name, tmp_path):
 @pytest.mark.parametrize("notes", [{}, OURS, {"vqgan": "v0"}])
 def test_records_of_the_same_or_unnamed_assets_are_taken(notes, tmp_path):
     check_made_with(folder_of(tmp_path / "a", None, notes), OURS)
-    check_made_with(tmp_path, OURS)  # a folder without an index
 
 
-def test_lengths_are_read_only_where_a_stage_plans_with_them(tmp_path):
+def test_a_folder_that_is_not_complete_is_refused(tmp_path):
+    """Its index is written last; a shard that is lost later is missed in the count."""
+    folder = folder_of(tmp_path / "a", None, {})
+    shutil.copy(folder / shard_name(0, 1), folder / shard_name(1, 2))
+    with pytest.raises(ValueError, match=r"a: holds 20 records, its index.json says 10"):
+        open_records(folder)
+    (folder / "index.json").unlink()
+    for read in (open_records, partial(check_made_with, made_with=OURS), records_digest):
+        with pytest.raises(ValueError, match="a: no index.json there, so not all of its records"):
+            read(folder)
+
+
+def test_digest_follows_how_records_were_made_and_how_long_they_are(tmp_path):
+    made = [
+        ("a", [4] * 10, {"seed": 0}),
+        ("b", [4] * 10, {"seed": 1}),
+        ("c", [5] * 10, {"seed": 0}),
+    ]
+    digests = [records_digest(folder_of(tmp_path / n, le, notes)) for n, le, notes in made]
+    assert len({*digests}) == 3
+    assert records_digest(folder_of(tmp_path / "again", [4] * 10, {"seed": 0})) == digests[0]
+
+
+def test_lengths_are_wanted_where_a_stage_plans_with_them(tmp_path):
     folders = {
         "a": folder_of(tmp_path / "a", [4] * 10, {}),
         "b": folder_of(tmp_path / "b", None, {}),
     }
     padded = Stage(2, 2, 0.1, (("a", 1.0), ("b", 1.0)), max_tokens=8)
     packed = replace(padded, mixture=(("a", 1.0),), layout="packed")
-    assert lengths_of(folders, experiment(padded)) == {}
+    assert {*lengths_of(folders, experiment(padded))} == {"a"}
     assert lengths_of(folders, experiment(padded, packed))["a"].tolist() == [4] * 10
     with pytest.raises(FileNotFoundError, match="write the records again to pack them"):
         lengths_of(folders, experiment(padded, packed, too_long="skip"))

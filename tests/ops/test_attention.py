@@ -50,8 +50,10 @@ def test_attention_with_start_reads_each_rows_own_slots():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-def test_attention_stays_within_segments():
-    """The third token of row 0 starts a new segment and sees itself alone."""
+@pytest.mark.parametrize("block", [2, 512])
+def test_attention_stays_within_segments(block, monkeypatch):
+    """The third token of row 0 starts a new segment and sees itself alone; in blocks of queries or at once."""
+    monkeypatch.setattr("lumina_jax.ops.attention.BLOCK", block)
     query, key, value = draw_qkv(S)
     segments = np.array([[1, 1, 2], [1, 2, 2]], np.int32)
     want = attend_by_loop(

@@ -11,7 +11,7 @@ import pytest
 from lumina_jax.checkpoint import save_model
 from lumina_jax.config import GridConfig, ModelConfig, TransformerConfig, VQGANConfig
 from lumina_jax.data.records import make_record, pack_record
-from lumina_jax.data.shards import shard_name, write_shard
+from lumina_jax.data.shards import finish, shard_name, write_shard
 from lumina_jax.experiment import (
     DataConfig,
     Experiment,
@@ -67,6 +67,7 @@ def tiny_records(tmp_path_factory: pytest.TempPathFactory, small_tokenizer) -> P
     for shard in range(2):
         records = [record(index) for index in range(shard * 12, shard * 12 + 12)]
         write_shard(folder / shard_name(shard, 2), records)
+    finish(folder, 24, {})
     return folder
 
 
