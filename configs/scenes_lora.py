@@ -26,11 +26,11 @@ SIZES = ((128, 128), (160, 96), (96, 160), (144, 112), (112, 144), (128, 96), (9
 def get_config() -> Experiment:
     """One stage, half of it with a gem in every scene, the rate falling."""
     sources = (
-        ScenesSource("gems", 128, 6_144, seed=21, sizes=SIZES, shows="gem"),
-        ScenesSource("known", 128, 6_144, seed=22, sizes=SIZES),
+        ScenesSource("gems", 128, 3_072, seed=21, sizes=SIZES, shows="gem"),
+        ScenesSource("known", 128, 3_072, seed=22, sizes=SIZES),
     )
     stage = Stage(
-        steps=400,
+        steps=300,
         batch_size=32,
         learning_rate=4e-3,
         mixture=(("gems", 0.5), ("known", 0.5)),
