@@ -1,8 +1,8 @@
-"""Finetuning with adapters: the shipped model learns the two shapes and the colour that were kept from it.
+"""Fine-tuning with adapters: the shipped model learns the gem, a shape that was kept from it.
 
     python train.py configs/scenes_lora.py --workdir runs/scenes_lora --init scenes --cpu-devices 2
 
-The scenes also hold every shape that the model knows, which is what keeps it from forgetting them.
+Half of the scenes show a gem, half only what the model knows, which keeps it from forgetting that.
 
 Hardware: two CPU cores.
 Expected: see docs/finetuning.md.
@@ -24,13 +24,16 @@ SIZES = ((128, 128), (160, 96), (96, 160), (144, 112), (112, 144), (128, 96), (9
 
 
 def get_config() -> Experiment:
-    """One stage on fresh scenes with every shape and colour, the rate falling."""
-    source = ScenesSource("scenes_all", 128, 14_336, seed=21, sizes=SIZES, reserved=True)
+    """One stage, half of it with a gem in every scene, the rate falling."""
+    sources = (
+        ScenesSource("gems", 128, 3_072, seed=21, sizes=SIZES, shows="gem"),
+        ScenesSource("known", 128, 3_072, seed=22, sizes=SIZES),
+    )
     stage = Stage(
-        steps=400,
+        steps=300,
         batch_size=32,
         learning_rate=4e-3,
-        mixture=(("scenes_all", 1.0),),
+        mixture=(("gems", 0.5), ("known", 0.5)),
         max_tokens=104,
         warmup_steps=30,
         final_ratio=0.05,
@@ -43,4 +46,4 @@ def get_config() -> Experiment:
         eval_every=0,
     )
     sample = SampleConfig(guidance=2.0)  # the shipped model's
-    return Experiment("transformer", PRESETS["scenes"], DataConfig((source,)), train, sample)
+    return Experiment("transformer", PRESETS["scenes"], DataConfig(sources), train, sample)

@@ -107,6 +107,8 @@ class ScenesSource:
     max_ratio: float = 2.0  # when `sizes` is empty
     # also the shapes and the colour kept from the transformer, for the VQGAN
     reserved: bool = False
+    # for the transformer: a shape that every scene shows, reserved or not, beside others that are not reserved
+    shows: str = ""
     # share of answer images (segmentation, depth, …) instead of renders, for the VQGAN
     answers: float = 0.0
     # for the VQGAN: side of random square crops; 0 trains on whole images, one size a batch

@@ -12,7 +12,13 @@ from lumina_jax.data.scenes.captions import Look, caption, noun
 from lumina_jax.data.scenes.edits import edits
 from lumina_jax.data.scenes.questions import questions
 from lumina_jax.data.scenes.render import render
-from lumina_jax.data.scenes.scene import Scene, sample_scene
+from lumina_jax.data.scenes.scene import (
+    RESERVED_COLOURS,
+    RESERVED_SHAPES,
+    SHAPES,
+    Scene,
+    sample_scene,
+)
 from lumina_jax.dims import pick
 from lumina_jax.experiment import ScenesSource
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
@@ -44,7 +50,7 @@ class Conversation(NamedTuple):
 
 def make_conversation(source: ScenesSource, size: Size, index: int) -> Conversation:
     """Conversation `index` of a source: a pure function of its arguments."""
-    scene = sample_scene(record_rng(source, index, "scene"), *size, reserved=source.reserved)
+    scene = draw_scene(source, size, index)
     rng = record_rng(source, index, "text")
     names, weights = zip(*source.tasks, strict=True)
     task = names[int(rng.choice(len(names), p=np.array(weights) / sum(weights)))]
@@ -53,6 +59,20 @@ def make_conversation(source: ScenesSource, size: Size, index: int) -> Conversat
         {"from": "gpt" if place % 2 else "human", "value": text} for place, text in enumerate(said)
     ]
     return Conversation(turns, images, task, size, source.name)
+
+
+def draw_scene(source: ScenesSource, size: Size, index: int) -> Scene:
+    """The scene of conversation `index`; of a source that `shows` a shape the first one drawn that does."""
+    rng = record_rng(source, index, "scene")
+    if not source.shows:
+        return sample_scene(rng, *size, reserved=source.reserved)
+    pick(dict.fromkeys(SHAPES), source.shows, "shape that a source shows")
+    strange = {*RESERVED_SHAPES, *RESERVED_COLOURS} - {source.shows}
+    while True:
+        scene = sample_scene(rng, *size, reserved=True)
+        seen = {name for thing in scene.objects for name in (thing.shape, thing.colour)}
+        if source.shows in seen and (source.reserved or not seen & strange):
+            return scene
 
 
 def _text_to_image(scene: Scene, rng: np.random.Generator, size: Size) -> Turns:

@@ -23,7 +23,8 @@ class Options:
     image_top_k: int | None = None
     prompts_per_category: int = 100  # six categories; prompt i is painted once, with seed i
     seed: int = 0  # of the choice of prompts
-    reserved: bool = False  # prompts that each name a shape the shipped model was never shown
+    # shapes that the shipped model was never shown, gem and arch: prompts that each name one of them
+    reserved: tuple[str, ...] = ()
     precision: str | None = None  # a row of model.precision.PRECISIONS; default: the model's own
     # a precision to paint the same prompts with, seed by seed, and to tell the loss against
     against: str | None = None

@@ -30,6 +30,7 @@ from lumina_jax.data.scenes.scene import (
     SHAPES,
     held_out,
 )
+from lumina_jax.dims import pick
 
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SIZES_PX = (
@@ -74,14 +75,16 @@ def eval_prompts(
     per_category: int = 100,
     seed: int = 0,
     purpose: Literal["eval", "choose"] = "eval",
-    reserved: bool = False,
+    reserved: tuple[str, ...] = (),
 ) -> list[Prompt]:
     """`per_category` prompts of each category, in the order of CATEGORIES: a pure function of its arguments.
 
     `purpose` is "eval" for the scores and "choose" for the choice of guidance: two disjoint sets of sentences. A
-    sentence comes again only when its category has no other left, and then at another size. With `reserved` every
-    prompt names a shape that the shipped model was never shown, RESERVED_SHAPES; without, none does.
+    sentence comes again only when its category has no other left, and then at another size. Every prompt names one of
+    `reserved`, shapes that the shipped model was never shown (RESERVED_SHAPES); without them no prompt does.
     """
+    for shape in reserved:
+        pick(dict.fromkeys(RESERVED_SHAPES), shape, "reserved shape")
     prompts = []
     for index, category in enumerate(CATEGORIES):
         rng = np.random.default_rng((seed, index))
@@ -94,11 +97,11 @@ def eval_prompts(
 
 
 @cache
-def candidates(category: str, purpose: str, reserved: bool = False) -> tuple[Prompt, ...]:
+def candidates(category: str, purpose: str, reserved: tuple[str, ...] = ()) -> tuple[Prompt, ...]:
     """Every prompt of a category whose sentence is held out for `purpose`, in a fixed order."""
     found = []
-    for include, relation, body in _BODIES[category](SHAPES if reserved else _SHAPES):
-        if reserved and not any(want.shape in RESERVED_SHAPES for want in include):
+    for include, relation, body in _BODIES[category]((*_SHAPES, *reserved)):
+        if reserved and not any(want.shape in reserved for want in include):
             continue
         for opening, background in product(OPENINGS, (None, *BACKGROUND_WORDING)):
             for wording in BACKGROUND_WORDING[background] if background else (None,):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lumina_jax.data.recipes import RECIPES, make_conversation
+from lumina_jax.data.recipes import RECIPES, draw_scene, make_conversation
 from lumina_jax.experiment import ScenesSource
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 from lumina_jax.unirep.tasks import TASKS
@@ -44,3 +44,15 @@ def test_tasks_are_drawn_by_weight():
 def test_unknown_task_lists_the_choices():
     with pytest.raises(ValueError, match="did you mean 'depth'"):
         make_conversation(source_of("deptt"), SIZE, 0)
+
+
+def test_a_source_that_shows_a_shape_has_it_in_every_scene_and_nothing_else_reserved():
+    source = ScenesSource("gems", 96, 10, shows="gem")
+    scenes = [draw_scene(source, SIZE, index) for index in range(12)]
+    shapes = [{thing.shape for thing in scene.objects} for scene in scenes]
+    assert all("gem" in found and "arch" not in found for found in shapes)
+    assert len(set().union(*shapes)) > 3
+    assert "white" not in {thing.colour for scene in scenes for thing in scene.objects}
+    assert draw_scene(source, SIZE, 3) == scenes[3]
+    with pytest.raises(ValueError, match="unknown shape that a source shows 'gems'"):
+        draw_scene(ScenesSource("gems", 96, 10, shows="gems"), SIZE, 0)

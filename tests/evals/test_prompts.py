@@ -71,7 +71,7 @@ def test_prompts_for_choosing_are_other_sentences():
 
 
 def test_reserved_prompts_each_name_a_shape_kept_from_training_and_others_none():
-    asked = eval_prompts(30, reserved=True)
+    asked = eval_prompts(30, reserved=RESERVED_SHAPES)
     assert Counter(prompt.category for prompt in asked) == dict.fromkeys(CATEGORIES, 30)
     assert {held_out_text(prompt.text) for prompt in asked} == {"eval"}
     named = [{want.shape for want in p.include} & {*RESERVED_SHAPES} for p in asked]
@@ -79,6 +79,10 @@ def test_reserved_prompts_each_name_a_shape_kept_from_training_and_others_none()
     assert all(set(p.text.split()) & {"gem", "gems", "arch", "arches"} for p in asked)
     assert not [p for p in PROMPTS for want in p.include if want.shape in RESERVED_SHAPES]
     assert not {want.colour for p in asked for want in p.include} & {*RESERVED_COLOURS}
+    gems = eval_prompts(30, reserved=("gem",))
+    assert {want.shape for p in gems for want in p.include} & {*RESERVED_SHAPES} == {"gem"}
+    with pytest.raises(ValueError, match="unknown reserved shape 'gems'"):
+        eval_prompts(1, reserved=("gems",))
 
 
 def test_prompts_of_two_coloured_objects_name_held_out_pairs_alone():
