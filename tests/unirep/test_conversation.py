@@ -128,7 +128,7 @@ def test_text_that_spells_special_tokens_is_plain_text_to_sentencepiece(small_to
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_template_spells_a_special_token(golden_tokenizer, small_tokenizer, task):
-    fields = {field: 96 for field in TASKS[task].fields}
+    fields = dict.fromkeys(TASKS[task].fields, 96)
     text = TASKS[task].prompt(**fields).replace("<|image|>", "")
     for tokenizer in (golden_tokenizer, small_tokenizer):
         assert tokenizer.decode(prompt_ids(text, tokenizer)) == text
