@@ -39,7 +39,7 @@ def conversation_pieces(
     may end with a human turn: its ids are then the prompt of the answer.
 
     Raises ValueError for another order of turns, for an image count that differs from the placeholders', and for a
-    text that spells image tokens, which the released tokenizer would read as such (the original lets it).
+    text that spells special tokens, which the released tokenizer would read as such (the original lets it).
     """
     turns, images = _validate(record)
     encoded = iter([_checked_image(image, tokenizer, encode_image) for image in images])
@@ -61,12 +61,11 @@ def conversation_ids(
     """`conversation_pieces` as (ids, labels), both int32 [S], not shifted; label -100 is not predicted.
 
     "Hi" answered by "Yes", with the released ids: ids [0, Hi, 8710, Yes, 8710], labels [-100, -100, -100, Yes, 8710].
-    As in the original, an id 0 inside an answer is not predicted either.
     """
     pieces = conversation_pieces(record, tokenizer, encode_image)
     ids = np.concatenate([np.asarray(piece.ids, np.int32) for piece in pieces])
     predicted = np.concatenate([np.full(len(piece.ids), piece.predicted) for piece in pieces])
-    return ids, np.where(predicted & (ids > 0), ids, NOT_PREDICTED).astype(np.int32)
+    return ids, np.where(predicted, ids, NOT_PREDICTED).astype(np.int32)
 
 
 def prompt_ids(
@@ -141,12 +140,12 @@ def _checked_image(
 
 
 def _checked_text(text: str, tokenizer: TextTokenizer, index: int) -> tuple[int, ...]:
-    """The ids of a text; ValueError when it spells a token that only an image may bring."""
-    ids, vocab = tuple(tokenizer.encode(text)), tokenizer.vocab
+    """The ids of a text; ValueError when it spells a token that only the format may bring."""
+    ids = tuple(tokenizer.encode(text))
     for token_id in ids:
-        if vocab.is_code(token_id) or token_id in (vocab.image_start_id, vocab.image_end_id):
+        if name := tokenizer.vocab.special_name(token_id):
             raise ValueError(
-                f"turn {index}: the text spells the image token {token_id}; "
-                f"pass pictures as images and write {IMAGE_PLACEHOLDER} in their place"
+                f"turn {index}: the text spells the special token {name} (id {token_id}): take it out, or put "
+                f"a space into it; pass pictures as images and write {IMAGE_PLACEHOLDER} in their place"
             )
     return ids

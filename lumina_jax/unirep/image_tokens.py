@@ -9,6 +9,8 @@ from lumina_jax.config import GridConfig
 from lumina_jax.unirep.grid import FREE, check_size, choose_crop, crop_sizes, image_table
 from lumina_jax.unirep.vocab import Vocab
 
+BLENDED_ROWS = 64  # of an image with transparency, at a time
+
 
 def image_sentence(
     codes: np.ndarray, vocab: Vocab, grid: GridConfig, layout: str = "uni_rep"
@@ -117,7 +119,7 @@ def fit_image(
 
 def scale_to_square(image: Image.Image, side_px: int) -> Image.Image:
     """Whiten an image, scale its short side to `side_px` with LANCZOS and cut the square out of the centre (Meta)."""
-    image = whiten(_smooth_mode(image))
+    image = whiten(image)
     scale = side_px / min(image.size)
     resized = (round(scale * image.width), round(scale * image.height))
     image = image.resize(resized, Image.Resampling.LANCZOS)
@@ -148,25 +150,51 @@ def resize_and_crop(
 
 
 def whiten(image: Image.Image) -> Image.Image:
-    """RGB, with transparency blended onto white and truncated to whole levels, as Meta's image tokenizer does."""
+    """RGB, with transparency blended onto white and truncated to whole levels, as Meta's image tokenizer does.
+
+    Blends some rows at a time: beside the image and the result it takes little memory.
+    """
+    image = _smooth_mode(image)
     if image.mode == "RGB":
         return image
-    pixels = np.asarray(image.convert("RGBA"))
-    if (pixels[:, :, 3] == 255).all():
+    if image.mode != "RGBA" or image.getchannel("A").getextrema() == (255, 255):
         return image.convert("RGB")
-    alpha = pixels[:, :, 3:] / 255.0
-    return Image.fromarray(((1 - alpha) * 255 + alpha * pixels[:, :, :3]).astype(np.uint8))
+    blended = Image.new("RGB", image.size)
+    for top in range(0, image.height, BLENDED_ROWS):
+        rows = image.crop((0, top, image.width, min(top + BLENDED_ROWS, image.height)))
+        pixels = np.asarray(rows)
+        alpha = pixels[:, :, 3:] / 255.0
+        on_white = ((1 - alpha) * 255 + alpha * pixels[:, :, :3]).astype(np.uint8)
+        blended.paste(Image.fromarray(on_white), (0, top))
+    return blended
 
 
 def _smooth_mode(image: Image.Image) -> Image.Image:
-    """A mode that can be interpolated: PIL resizes palettes and bitmaps by nearest neighbour, and clips 16 bits."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("1", "P", "PA"):
-        return image.convert(
-            "RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB"
+    """A mode of 8 bits that can be interpolated, RGBA where anything is transparent.
+
+    PIL resizes palettes and bitmaps by nearest neighbour, and clips 16 bits. Raises ValueError for levels that are not
+    of 16 bits, whose white is unknown.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bits(image)
+    if image.has_transparency_data:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image.convert("RGB") if image.mode in ("1", "P") else image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Levels of grey as "L", or as "RGBA" where one of them stands for transparency; "I" holds 16 or 32 bits."""
+    levels = np.asarray(image)
+    if image.mode == "F" or (image.mode == "I" and not 0 <= levels.min() <= levels.max() < 2**16):
+        raise ValueError(
+            f"image of mode {image.mode}, levels {levels.min():g} to {levels.max():g}: want whole levels "
+            "0 to 65535; scale it to 8 or 16 bits"
         )
-    return image
+    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    if "transparency" not in image.info:
+        return grey
+    alpha = Image.fromarray(np.where(levels == image.info["transparency"], 0, 255).astype(np.uint8))
+    return Image.merge("RGBA", (grey, grey, grey, alpha))
 
 
 def _read_units(

@@ -92,6 +92,23 @@ class Vocab:
         """Whether an id is a size token; elementwise on an array of ids."""
         return (token_id >= self.first_size_id) & (token_id < self.first_size_id + self.num_sizes)
 
+    def special_name(self, token_id: int) -> str | None:
+        """The name of an id that only the format may bring into a conversation; None for every other id."""
+        if self.is_code(token_id):
+            return code_name(token_id - self.first_code_id)
+        if self.is_size(token_id):
+            return size_name(token_id - self.first_size_id)
+        names = {
+            self.bos_id: BOS_NAME,
+            self.pad_id: PAD_NAME,
+            self.eos_id: EOS_NAME,
+            self.sep_id: SEPARATOR_NAME,
+            self.image_start_id: IMAGE_START_NAME,
+            self.image_end_id: IMAGE_END_NAME,
+            self.line_end_id: LINE_END_NAME,
+        }
+        return names.get(token_id)
+
 
 def code_name(index: int) -> str:
     """The name of an image code in a tokenizer file: decimal digits as letters.

@@ -1,9 +1,13 @@
 """Conversations equal the original's ids and labels; wrong records are answered in one line."""
 
+import re
+
 import numpy as np
 import pytest
 
 from lumina_jax.unirep.conversation import conversation_ids, conversation_pieces, prompt_ids
+from lumina_jax.unirep.tasks import TASKS
+from lumina_jax.unirep.vocab import special_names
 
 
 def record_of(*values: str, image=None) -> dict:
@@ -76,12 +80,6 @@ def test_assistant_is_another_name_for_gpt(golden_tokenizer):
     assert np.array_equal(*labels)
 
 
-def test_a_start_token_inside_an_answer_is_not_predicted(golden_tokenizer):
-    ids, labels = conversation_ids(record_of("a", "b<s>c"), golden_tokenizer)
-    assert labels[-3:].tolist() == [-100, ids[-2], ids[-1]]
-    assert ids[-3] == 0
-
-
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -104,15 +102,36 @@ def test_a_wrong_record_is_one_clear_line(golden_tokenizer, record, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["<racm3:break>", "before <eoss> after"])
-def test_text_that_spells_image_tokens_is_refused(golden_tokenizer, text):
-    with pytest.raises(ValueError, match="turn 0: the text spells the image token 819[67]"):
+SPECIAL_NAMES = (
+    "<s>",
+    "<pad>",
+    "</s>",
+    *special_names(0, 3),
+)  # codes are no words of the released file
+
+
+@pytest.mark.parametrize("name", SPECIAL_NAMES)
+def test_text_that_spells_a_special_token_is_refused(golden_tokenizer, name):
+    text = f"before{name} after"
+    spelled = f"the text spells the special token {name} (id {golden_tokenizer.names[name]})"
+    with pytest.raises(ValueError, match=re.escape(f"turn 0: {spelled}")) as caught:
         prompt_ids(text, golden_tokenizer)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=re.escape(f"turn 1: {spelled}")):
+        conversation_ids(record_of("a", text), golden_tokenizer)
 
 
-def test_text_that_spells_image_tokens_is_plain_text_to_sentencepiece(small_tokenizer):
-    ids = prompt_ids("<racm3:break>IMGIMGAZ<eoss>", small_tokenizer)
-    assert small_tokenizer.decode(ids) == "<racm3:break>IMGIMGAZ<eoss>"
+def test_text_that_spells_special_tokens_is_plain_text_to_sentencepiece(small_tokenizer):
+    text = " ".join(SPECIAL_NAMES)
+    assert small_tokenizer.decode(prompt_ids(text, small_tokenizer)) == text
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_template_spells_a_special_token(golden_tokenizer, small_tokenizer, task):
+    fields = dict.fromkeys(TASKS[task].fields, 96)
+    text = TASKS[task].prompt(**fields).replace("<|image|>", "")
+    for tokenizer in (golden_tokenizer, small_tokenizer):
+        assert tokenizer.decode(prompt_ids(text, tokenizer)) == text
 
 
 def test_images_need_an_encoder_that_gives_whole_sentences(golden_tokenizer):

@@ -1,5 +1,8 @@
 """Image sentences and their parser are inverses and equal the original; crops are centred; transparency is white."""
 
+import io
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -189,3 +192,74 @@ def test_sixteen_bit_images_are_scaled_not_clipped():
     image = Image.fromarray(np.full((64, 64), 0x8012, np.uint16))
     assert (fit_image(image, 64, GRID) == 0x80).all()
     assert (fit_image(image, 64, GRID, layout="chameleon") == 0x80).all()
+
+
+def reread(kind: str, image: Image.Image, **options) -> Image.Image:
+    """An image as PIL opens it from a file of that kind."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    file.seek(0)
+    return Image.open(file)
+
+
+def test_a_pgm_of_sixteen_bits_keeps_its_greys():
+    ramp = np.linspace(0, 65535, 64 * 64).astype(">u2").reshape(64, 64)
+    image = Image.open(io.BytesIO(b"P5 64 64 65535\n" + ramp.tobytes()))
+    wanted = np.repeat((ramp >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    for fitted in (
+        whiten(image),
+        fit_image(image, 64, GRID),
+        fit_image(image, 64, GRID, None, "chameleon"),
+    ):
+        np.testing.assert_array_equal(fitted, wanted)
+
+
+@pytest.mark.parametrize("level", [np.int32(-1), np.int32(65536), np.float32(0.5)])
+def test_levels_of_no_known_white_are_refused(level):
+    image = reread("TIFF", Image.fromarray(np.full((64, 64), level)))
+    for layout in ("uni_rep", "chameleon"):
+        with pytest.raises(
+            ValueError, match="mode [IF], levels .* want whole levels 0 to 65535"
+        ) as caught:
+            fit_image(image, 64, GRID, layout=layout)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
+def test_a_colour_that_stands_for_transparency_becomes_white(mode):
+    if mode == "I;16":
+        image, key = Image.fromarray(np.full((64, 64), 300, np.uint16)), 300
+    else:
+        image = Image.new("RGB", (64, 64)).convert(mode)
+        key = image.getpixel((0, 0))
+    image = reread("PNG", image, transparency=key)
+    for fitted in (
+        whiten(image),
+        fit_image(image, 64, GRID),
+        fit_image(image, 64, GRID, None, "chameleon"),
+    ):
+        assert (np.asarray(fitted) == 255).all()
+
+
+def test_a_palette_with_transparency_becomes_white():
+    image = Image.new("RGBA", (64, 64)).quantize()
+    assert (fit_image(image, 64, GRID) == 255).all()
+
+
+def test_whiten_in_blocks_of_rows_blends_every_pair_of_levels_in_little_memory():
+    levels = np.arange(256, dtype=np.uint8)
+    pairs = np.stack(
+        np.broadcast_arrays(levels[:, None], levels, levels[::-1], levels[:, None]), -1
+    )
+    pixels = np.concatenate(
+        [pairs, np.random.default_rng(0).integers(0, 256, (1701, 256, 4), np.uint8)]
+    )
+    alpha = pixels[:, :, 3:] / 255.0
+    wanted = ((1 - alpha) * 255 + alpha * pixels[:, :, :3]).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    tracemalloc.start()
+    found = whiten(image)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, wanted)
+    assert most < pixels.nbytes  # blended at once it is 16 times that

@@ -1,9 +1,15 @@
 """Every template fills, is recognised, and asks for what the original asks for."""
 
+import random
+import re
+import string
+import time
+
 import pytest
 
 from lumina_jax.unirep.tasks import (
     TASKS,
+    Task,
     find_task,
     template_phrases,
     template_words,
@@ -35,6 +41,29 @@ def test_free_text_belongs_to_no_task():
     assert find_task("make it blue <|image|>") is None
     assert find_task("Semantic segmentation.") is None
     assert find_task("No depth estimation. Depth estimation. <|image|>") is None
+
+
+@pytest.mark.parametrize(
+    "template", ["{a}", "b{a}", "{a}b", "a{x}b{y}c", "{x}a{y}a{z}", "ab{x}{y}b"]
+)
+def test_blanks_are_filled_as_a_pattern_would_fill_them(template):
+    blanks = [".+" if name else "" for _, name, *_ in string.Formatter().parse(template)]
+    words = [re.escape(literal) for literal, *_ in string.Formatter().parse(template)]
+    pattern = re.compile("".join(sum(zip(words, blanks, strict=True), ())), re.DOTALL)
+    draw, found = random.Random(0), set()
+    for _ in range(2000):
+        prompt = "".join(draw.choices("abc\n", k=draw.randrange(9)))
+        fits = Task(template).matches(prompt)
+        assert fits == bool(pattern.fullmatch(prompt)), prompt
+        found.add(fits)
+    assert found == {True, False}
+
+
+def test_a_long_prompt_of_repeated_words_takes_no_time():
+    repeated = " object views of 1x" * 10_000 + "2"
+    start = time.perf_counter()
+    assert find_task("Generate 1" + repeated) is None
+    assert time.perf_counter() - start < 1
 
 
 def test_text_to_image_equals_the_golden_prompt(golden):

@@ -44,6 +44,14 @@ def test_is_code_and_is_size_hold_exactly_on_their_ranges():
     assert vocab.is_code(4) and not vocab.is_code(16)
 
 
+def test_special_names_are_those_of_the_table_and_words_have_none():
+    names = names_of(12, 5)
+    vocab = Vocab.from_names(names)
+    found = {name for index in range(vocab.size + 1) if (name := vocab.special_name(index))}
+    assert found == set(names) - {"<unk>", "a", "b"}
+    assert all(vocab.special_name(names[name]) == name for name in found)
+
+
 def test_a_larger_model_vocabulary_is_kept_and_a_smaller_refused():
     assert Vocab.from_names(names_of(), size=100).size == 100
     with pytest.raises(ValueError, match="smaller than its tokenizer's 27"):

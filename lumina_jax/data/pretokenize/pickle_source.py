@@ -68,6 +68,7 @@ def read_ids(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     ids, labels = arrays
     if len(ids) != len(labels) or ids.min() < 0:
         raise ValueError(f"{len(labels)} labels for {len(ids)} ids, or an id below 0")
+    labels = np.where(labels > 0, labels, np.int32(-100))  # as the original's trainer reads them
     wrong = np.flatnonzero((labels != -100) & (labels != ids))
     if len(wrong):
         at = int(wrong[0])

@@ -99,3 +99,8 @@ def test_no_pickle_is_refused_with_its_kind():
     ):
         with pytest.raises(ValueError, match=reason):
             read_ids(content)
+
+
+def test_labels_of_zero_are_not_predicted_as_in_the_original():
+    content = pickle.dumps({"token": [0, 5, 7, 0], "label": [0, 0, 7, 0]})
+    assert read_ids(content)[1].tolist() == [-100, -100, 7, -100]
