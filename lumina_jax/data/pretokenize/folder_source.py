@@ -66,7 +66,7 @@ def open_table(path: Path, options: SourceOptions) -> Source:
                 )
             line = reader.line_num + 1
             for row in reader:
-                rows.append((line, {key: row[key] for key in {*wanted, "id"} & row.keys()}))
+                rows.append((line, {key: row[key] for key in (*wanted, "id") if key in row}))
                 line = reader.line_num + 1
     except (csv.Error, ValueError) as error:
         raise ValueError(f"{path}: no table ({error})") from error

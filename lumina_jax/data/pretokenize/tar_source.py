@@ -17,6 +17,7 @@ from lumina_jax.data.pretokenize.json_source import parse_object
 from lumina_jax.data.pretokenize.options import SourceOptions
 
 TEXTS = (".txt", ".json")
+END_BYTES = 1024  # of zeros, at the end of every tar
 
 
 def open_tars(path: Path, options: SourceOptions) -> Source:
@@ -37,23 +38,45 @@ def open_tars(path: Path, options: SourceOptions) -> Source:
 
 
 def _groups(tar: Path) -> list[tuple[str, str, str, tuple]]:
-    """(tar, key, problem, members) of every example; a tar that breaks off ends with one that has the problem."""
+    """(tar, key, problem, members) of every example; a tar that is damaged ends with one that has the problem."""
     found: dict[str, list[tuple[str, int, int]]] = {}  # (suffix, offset, size)
     problem = ""
     try:
+        num_bytes = tar.stat().st_size
         with tarfile.open(tar, "r:") as stream:
             for member in stream:
+                stored = member.isreg() and not member.issparse()
+                if stored and not 0 <= member.size <= num_bytes - member.offset_data:
+                    raise EOFError(f"{member.name[:60]!r} says it has {member.size} bytes")
                 name = PurePosixPath(member.name)
                 stem, _, rest = name.name.partition(".")
                 suffix = PurePosixPath(f"x.{rest.lower()}").suffix
-                if member.isreg() and not member.issparse() and stem:
+                if stored and stem:
                     if suffix in IMAGE_SUFFIXES or suffix in TEXTS:
                         place = (suffix, member.offset_data, member.size)
                         found.setdefault(str(name.with_name(stem)), []).append(place)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        problem = f"a broken tar ({error}); what follows is lost"
+            _check_end(tar, stream.offset)
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        problem = f"a broken tar ({error or type(error).__name__}); what follows is lost"
     groups = [(str(tar), key, "", tuple(members)) for key, members in found.items()]
     return groups + [(str(tar), "", problem, ())] * bool(problem)
+
+
+def _check_end(tar: Path, offset: int) -> None:
+    """EOFError unless a tar's two blocks of zeros are at `offset`, and nothing else after them.
+
+    To tarfile a header that is damaged or cut is an end like any other.
+    """
+    with tar.open("rb") as stream:
+        stream.seek(offset)
+        end = stream.read(END_BYTES)
+        if end.strip(b"\0"):
+            raise EOFError(f"no header at byte {offset}")
+        if len(end) < END_BYTES:
+            raise EOFError(f"cut off at byte {offset + len(end)}")
+        while block := stream.read(1 << 20):
+            if block.strip(b"\0"):
+                raise EOFError(f"more after its end at byte {offset}, of another tar perhaps")
 
 
 def _example(group: tuple[str, str, str, tuple], options: SourceOptions) -> Example:

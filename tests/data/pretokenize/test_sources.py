@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -102,46 +101,6 @@ def test_a_table_in_a_folder_of_images_says_the_captions(tmp_path: Path):
     assert found[2] == (f"{file}:5", "empty caption")
     with pytest.raises(ValueError, match="no column 'image' among file, text, more; name it with"):
         open_source(tmp_path, SourceOptions())
-
-
-def tar_of(path: Path, members: list[tuple[str, bytes]]) -> bytes:
-    """A tar with these members, written to `path`."""
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path.read_bytes()
-
-
-def test_webdataset_tars_are_read_in_place(tmp_path: Path):
-    image, talk = jpeg(scene(0)), json.dumps(TALK).encode()
-    tar_of(
-        tmp_path / "0.tar",
-        [
-            ("a/1.jpg", image),
-            ("a/1.txt", b"a dome"),
-            ("a/1.cls", b"7"),
-            ("a/2.png", image),
-            ("a/2.json", b'{"caption": ["x", "y"]}'),
-            ("3.txt", b"none"),
-        ],
-    )
-    whole = tar_of(tmp_path / "1.tar", [("4.json", talk), ("4.jpg", image), ("5.jpg", image)])
-    source = open_source(tmp_path, SourceOptions())
-    first, second = tmp_path / "0.tar", tmp_path / "1.tar"
-    assert everything(source) == [
-        (("a dome",), [".jpg"], f"{first}#a/1"),
-        (("x", "y"), [".png"], f"{first}#a/2"),
-        (f"{first}#3", "0 images with a caption, want 1"),
-        (TALK["conversations"], [".jpg"], f"{second}#4"),
-        (f"{second}#5", 'no caption: want .txt, or .json with "caption" or "conversations"'),
-    ]
-    (reference,) = source.read(0).images
-    assert isinstance(reference, FileRange) and reference.read() == image
-    second.write_bytes(whole[: 1024 + len(image) // 2])
-    reasons = everything(open_source(tmp_path, SourceOptions()))
-    assert reasons[-1][0] == str(second) and reasons[-1][1].startswith("a broken tar (")
 
 
 def test_tfds_datasets_are_read_whatever_their_captions_are_called(tmp_path: Path):
