@@ -100,8 +100,8 @@ def _prepare(src: Path, options: TokeniseOptions) -> tuple[Fit, Words, Any, str]
 
     if not 0 <= options.without_size <= 1:
         raise ValueError(f"--without-size {options.without_size}: want a share from 0 to 1")
-    if options.examples_per_shard < 1 or options.max_pixels < 1:
-        raise ValueError("--examples-per-shard and --max-pixels: want 1 or more")
+    if min(options.examples_per_shard, options.max_pixels, options.max_bytes) < 1:
+        raise ValueError("--examples-per-shard, --max-pixels and --max-bytes: want 1 or more")
     if options.seed < 0:
         raise ValueError(f"--seed {options.seed}: want 0 or more")
     model = load_model(options.checkpoint, parts=("vqgan",))
@@ -117,7 +117,9 @@ def _prepare(src: Path, options: TokeniseOptions) -> tuple[Fit, Words, Any, str]
     if len({*targets}) < len(targets):
         raise ValueError(f"--target-px {' '.join(map(str, targets))}: one of them twice")
     seed = options.seed if options.random_crop else None
-    fit = Fit(config.grid, config.image_layout, targets, seed, options.max_pixels)
+    fit = Fit(
+        config.grid, config.image_layout, targets, seed, options.max_pixels, options.max_bytes
+    )
     name = options.name or src.stem
     words = Words(
         config, model.tokenizer, name, options.seed, options.without_size, options.max_tokens

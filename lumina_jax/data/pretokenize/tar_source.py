@@ -11,6 +11,7 @@ from lumina_jax.data.pretokenize.examples import (
     Where,
     captions_of,
     digest_of,
+    read_text,
 )
 from lumina_jax.data.pretokenize.folder_source import IMAGE_SUFFIXES
 from lumina_jax.data.pretokenize.json_source import parse_object
@@ -88,12 +89,12 @@ def _example(group: tuple[str, str, str, tuple], options: SourceOptions) -> Exam
         FileRange(tar, *place, name=suffix) for suffix, *place in members if suffix not in TEXTS
     )
     texts = {suffix: FileRange(tar, *place) for suffix, *place in members if suffix in TEXTS}
-    record = parse_object(_text(texts[".json"], where), where) if ".json" in texts else {}
+    record = _record(texts, where)
     if "conversations" in record:
         return Example(where, images, turns=record["conversations"], id=key)
     field = options.caption_field or "caption"
     if ".txt" in texts:
-        captions = captions_of(_text(texts[".txt"], where), where)
+        captions = captions_of(read_text(texts[".txt"], where), where)
     elif field in record:
         captions = captions_of(record[field], where)
     else:
@@ -103,8 +104,14 @@ def _example(group: tuple[str, str, str, tuple], options: SourceOptions) -> Exam
     return Example(where, images, captions=captions, id=key)
 
 
-def _text(place: FileRange, where: Where) -> str:
+def _record(texts: dict[str, FileRange], where: Where) -> dict:
+    """What the .json says; beside a .txt one without conversations may hold anything."""
+    if ".json" not in texts:
+        return {}
+    text = read_text(texts[".json"], where)
     try:
-        return place.read().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(where, f"its text cannot be read ({error})") from error
+        return parse_object(text, where)
+    except BadInput:
+        if ".txt" in texts and '"conversations"' not in text:
+            return {}
+        raise

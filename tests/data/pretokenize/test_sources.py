@@ -1,6 +1,5 @@
 """Sources: told apart by looking, read at random, and clear about what cannot be read."""
 
-import csv
 import io
 import json
 from pathlib import Path
@@ -10,8 +9,8 @@ import pytest
 
 from lumina_jax.data.pretokenize.examples import BadInput, FileRange, Source
 from lumina_jax.data.pretokenize.options import SourceOptions
-from lumina_jax.data.pretokenize.sources import find_kind, open_source
-from tests.data.pretokenize.pictures import encoded, jpeg, scene
+from lumina_jax.data.pretokenize.sources import open_source
+from tests.data.pretokenize.pictures import encoded, scene
 
 TALK = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}]}
 
@@ -60,47 +59,6 @@ def test_a_broken_list_is_one_error_with_its_line(tmp_path: Path, text: str, mes
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         open_source(file, SourceOptions())
-
-
-def test_a_folder_gives_images_with_the_text_beside(tmp_path: Path):
-    (tmp_path / "deep").mkdir()
-    for name in ("b.JPG", "deep/a.png", "no.jpg", "void.jpg", ".hidden.jpg"):
-        (tmp_path / name).write_bytes(jpeg(scene(0)))
-    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf a dome\n")
-    (tmp_path / "deep" / "a.txt").write_text("a ring")
-    (tmp_path / "void.txt").write_text("\n")
-    source = open_source(tmp_path, SourceOptions())
-    assert (source.kind, source.read(1).id) == ("folder", "deep/a.png")
-    assert everything(source) == [
-        (("a dome",), [""], str(tmp_path / "b.JPG")),
-        (("a ring",), [""], str(tmp_path / "deep" / "a.png")),
-        (str(tmp_path / "no.jpg"), "no caption beside it: want no.txt"),
-        (str(tmp_path / "void.jpg"), "empty caption"),
-    ]
-    (tmp_path / "b.txt").unlink()
-    assert open_source(tmp_path, SourceOptions()).listing == source.listing  # of images
-    (tmp_path / "new.jpg").write_bytes(b"")
-    assert open_source(tmp_path, SourceOptions()).listing != source.listing
-
-
-def test_a_table_in_a_folder_of_images_says_the_captions(tmp_path: Path):
-    rows = [
-        ["file", "text", "more"],
-        ["a.png", "two\nlines", 1],
-        ["../a.png", "x", 2],
-        ["b.png", "", 3],
-    ]
-    with (tmp_path / "table.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows(rows)
-    options = SourceOptions(image_field="file", caption_field="text")
-    file = tmp_path / "table.csv"
-    assert find_kind(tmp_path, options) == ("table", file)
-    found = everything(open_source(tmp_path, options))
-    assert found[0] == (("two\nlines",), ["a.png"], f"{file}:2")
-    assert found[1][0] == f"{file}:4" and found[1][1].startswith("'../a.png': leads out of")
-    assert found[2] == (f"{file}:5", "empty caption")
-    with pytest.raises(ValueError, match="no column 'image' among file, text, more; name it with"):
-        open_source(tmp_path, SourceOptions())
 
 
 def test_tfds_datasets_are_read_whatever_their_captions_are_called(tmp_path: Path):

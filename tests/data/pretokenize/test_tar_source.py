@@ -36,6 +36,12 @@ def test_webdataset_tars_are_read_in_place(tmp_path: Path):
             ("a/2.png", image),
             ("a/2.json", b'{"caption": ["x", "y"]}'),
             ("3.txt", b"none"),
+            ("6.jpg", image),
+            ("6.txt", b"a ring"),
+            ("6.json", b'{"similarity": NaN}'),  # as img2dataset writes it
+            ("7.jpg", image),
+            ("7.txt", b"a ring"),
+            ("7.json", b'{"conversations": NaN}'),
         ],
     )
     whole = tar_of(tmp_path / "1.tar", [("4.json", talk), ("4.jpg", image), ("5.jpg", image)])
@@ -45,6 +51,8 @@ def test_webdataset_tars_are_read_in_place(tmp_path: Path):
         (("a dome",), [".jpg"], f"{first}#a/1"),
         (("x", "y"), [".png"], f"{first}#a/2"),
         (f"{first}#3", "0 images with a caption, want 1"),
+        (("a ring",), [".jpg"], f"{first}#6"),
+        (f"{first}#7", "NaN: no number that JSON knows"),
         (TALK["conversations"], [".jpg"], f"{second}#4"),
         (f"{second}#5", 'no caption: want .txt, or .json with "caption" or "conversations"'),
     ]
@@ -77,7 +85,11 @@ def huge(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "keys", "reason"),
     [
-        (lambda c: c[: (at := header(c, "2.jpg")) + 3] + b"\x41" + c[at + 4 :], "01", "no header at"),
+        (
+            lambda c: c[: (at := header(c, "2.jpg")) + 3] + b"\x41" + c[at + 4 :],
+            "01",
+            "no header at",
+        ),
         (lambda c: c[: header(c, "2.jpg")], "01", "cut off at byte"),
         (lambda c: c[: header(c, "2.jpg") + 100], "01", "no header at"),
         (lambda c: c[:8192], "0123", "cut off at byte"),
