@@ -52,7 +52,7 @@ class TokeniseOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the work is done; none of it changes the records."""
+    """How the work is done; of it the batch changes records where codes tie, and nothing else does."""
 
     # more bad inputs end the command with exit code 2, once all good ones are written
     max_bad: int = 0
