@@ -157,6 +157,6 @@ def _bad_records() -> Iterator[tuple[str | bytes, str]]:
     yield json.dumps({"image": "good.jpg", "caption": " "}), "empty caption"
     yield json.dumps({"image": "good.jpg", "caption": 5}), "caption: got 5"
     yield json.dumps({"image": ["good.jpg"] * 2, "caption": "x"}), "2 images with a caption"
-    yield json.dumps({"image": "good.jpg"}), "neither .* 'image'.; choose --caption-field"
+    yield json.dumps({"image": "good.jpg"}), "neither .*'image'.; choose --caption-field"
     yield json.dumps({"file": "good.jpg", "caption": "x"}), 'no "image" .*choose --image-field'
     yield json.dumps({"image": "good.jpg", "caption": "long words " * 200}), "tokens, at most 500"

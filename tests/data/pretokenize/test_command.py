@@ -225,7 +225,7 @@ def test_other_settings_and_folders_are_refused_in_one_line(tmp_path, pretokeniz
     source = captioned(tmp_path / "src", 2)
     assert pretokenize(source, *FEW).code == 0
     for options, message in (
-        (("--target-px", 80), r"was begun with target_px \[64\], now it is \[80\]"),
+        (("--target-px", 80, "--batch-size", 8), r"was begun with target_px \[64\], now it is \[80\]"),
         ((*FEW, "--part", "3/2"), "part 3 of 2: want one from 1 to 2"),
         ((*FEW, "--part", "x"), "--part x: want I/N"),
         ((*FEW, "--without-size", 2), "want a share from 0 to 1"),
@@ -244,7 +244,7 @@ def test_other_settings_and_folders_are_refused_in_one_line(tmp_path, pretokeniz
     model = checkpoints.load_model("scenes", parts=("vqgan",))
     config = replace(model.config, image_layout="chameleon")
     with monkeypatch.context() as other:
-        other.setattr(checkpoints, "load_model", lambda *_, **__: replace(model, config=config))
+        other.setattr(checkpoints, "load_model", lambda *_, **__: model._replace(config=config))
         refused = pretokenize(source, *FEW, "--random-crop")
     assert refused.code == 2 and "--random-crop: images of" in refused.err
     (source.parent / "0.jpg").unlink()
@@ -270,10 +270,10 @@ def test_a_part_s_bad_inputs_are_in_its_shards(tmp_path, pretokenize):
 
 
 def test_what_kills_a_worker_is_a_bad_input(tmp_path, pretokenize, monkeypatch):
-    source = captioned(tmp_path / "src", 11)
+    source = captioned(tmp_path / "src", 14)
 
     def in_order(function: Any, arguments: Any, *_: Any) -> Iterator[Any]:
-        for examples, fit in list(itertools.islice(arguments, 2)):  # of which the second is killed
+        for examples, fit in list(itertools.islice(arguments, 3)):  # of which the last is killed
             if any(index == 9 for index, _ in examples):
                 raise BrokenProcessPool
             yield function(examples, fit)
@@ -286,7 +286,7 @@ def test_what_kills_a_worker_is_a_bad_input(tmp_path, pretokenize, monkeypatch):
     monkeypatch.setattr(tokenising, "in_order", in_order)
     monkeypatch.setattr(tokenising, "one_by_one", one_by_one)
     found = pretokenize(source, *FEW, "--examples-per-shard", 4)
-    assert [record.index for record in found.records] == [*range(9), 10]
+    assert [record.index for record in found.records] == [*range(9), *range(10, 14)]
     assert f"{source}:10: the process that read it was killed" in found.err
     monkeypatch.setattr(
         tokenising, "one_by_one", lambda *_: iter([BrokenProcessPool()])
