@@ -49,9 +49,8 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
     make_folder(folder)
     file, wanted = folder / SETTINGS, json.loads(json.dumps({"format": FORMAT, **settings}))
     strange = [path.name for path in folder.iterdir() if not path.name.endswith(".writing")]
-    if (
-        not file.exists()
-    ):  # asked after the look at the others: another process writes it before anything
+    # asked after the look at the rest: another process writes it before anything else
+    if not file.exists():
         if strange:
             raise ValueError(
                 f"{folder}: holds {sorted(strange)[0]} and no {SETTINGS}; choose an empty folder"

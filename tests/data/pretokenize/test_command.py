@@ -225,7 +225,10 @@ def test_other_settings_and_folders_are_refused_in_one_line(tmp_path, pretokeniz
     source = captioned(tmp_path / "src", 2)
     assert pretokenize(source, *FEW).code == 0
     for options, message in (
-        (("--target-px", 80, "--batch-size", 8), r"was begun with target_px \[64\], now it is \[80\]"),
+        (
+            ("--target-px", 80, "--batch-size", 8),
+            r"was begun with target_px \[64\], now it is \[80\]",
+        ),
         ((*FEW, "--part", "3/2"), "part 3 of 2: want one from 1 to 2"),
         ((*FEW, "--part", "x"), "--part x: want I/N"),
         ((*FEW, "--without-size", 2), "want a share from 0 to 1"),
