@@ -176,12 +176,19 @@ def in_processes(
 
 
 def in_order(
-    function: Callable[..., Any], arguments: Iterable[tuple], num_workers: int, ahead: int = 4
+    function: Callable[..., Any],
+    arguments: Iterable[tuple],
+    num_workers: int,
+    ahead: int = 4,
+    single_here: bool = True,
 ) -> Generator[Any, None, None]:
-    """As `in_processes`, in the order of `arguments`, which are taken as needed: at most `ahead` results wait."""
+    """As `in_processes`, in the order of `arguments`, which are taken as needed: at most `ahead` results wait.
+
+    `single_here`: a single call is made in this process; otherwise what kills its process never kills this one.
+    """
     coming = iter(arguments)
     first = list(itertools.islice(coming, max(ahead, 2)))
-    if len(first) <= 1:
+    if len(first) <= single_here:
         yield from (function(*item) for item in first)
         return
     with _pool(num_workers) as pool:

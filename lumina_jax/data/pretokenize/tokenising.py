@@ -78,7 +78,7 @@ def _loaded(work: Work, shards: list[int]) -> Any:
     while broken:
         broken = False
         ahead = AHEAD * work.num_workers + 1
-        results = in_order(load_examples, coming, work.num_workers, ahead)
+        results = in_order(load_examples, coming, work.num_workers, ahead, False)
         try:
             for found in results:
                 by_index = {loaded.index: loaded for loaded in found}

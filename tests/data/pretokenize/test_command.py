@@ -299,12 +299,13 @@ def test_what_kills_a_worker_is_a_bad_input(tmp_path, pretokenize, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_real_process_is_killed_and_the_rest_is_read(tmp_path, pretokenize, monkeypatch):
-    source = captioned(tmp_path / "src", 40)
+@pytest.mark.parametrize("count", [12, 40])  # in the last chunk, or amid others
+def test_a_real_process_is_killed_and_the_rest_is_read(tmp_path, pretokenize, monkeypatch, count):
+    source = captioned(tmp_path / "src", count)
     monkeypatch.undo()
     monkeypatch.setattr(tokenising, "load_examples", load_or_die)
     found = pretokenize(source, *FEW, "--workers", 2, "--examples-per-shard", 16)
-    assert [record.index for record in found.records] == [i for i in range(40) if i != 11]
+    assert [record.index for record in found.records] == [i for i in range(count) if i != 11]
     assert f"{source}:12: the process that read it was killed" in found.err
 
 
