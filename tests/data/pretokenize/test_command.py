@@ -1,10 +1,7 @@
 """The command: the original's ids, every kind of image and of bad input, kills, parts, TFDS."""
 
-import itertools
 import json
 import re
-from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +13,6 @@ from PIL import Image, ImageOps
 
 from lumina_jax import checkpoint as checkpoints
 from lumina_jax.data.pretokenize import command, tokenising
-from lumina_jax.data.pretokenize.image_loading import load_examples
 from lumina_jax.data.records import jitted_encoder
 from lumina_jax.data.shards import read_lengths
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER, conversation_ids
@@ -26,7 +22,6 @@ from tests.data.pretokenize.pictures import (
     KINDS,
     bad_lines,
     encoded,
-    load_or_die,
     photograph,
     scene,
 )
@@ -270,59 +265,3 @@ def test_a_part_s_bad_inputs_are_in_its_shards(tmp_path, pretokenize):
         found.err
     )
     assert any("no such file" in file.read_text() for file in found.folder.glob(named.name))
-
-
-def test_what_kills_a_worker_is_a_bad_input(tmp_path, pretokenize, monkeypatch):
-    source = captioned(tmp_path / "src", 14)
-
-    def in_order(function: Any, arguments: Any, *_: Any) -> Iterator[Any]:
-        for examples, fit in list(itertools.islice(arguments, 3)):  # of which the last is killed
-            if any(index == 9 for index, _ in examples):
-                raise BrokenProcessPool
-            yield function(examples, fit)
-
-    def one_by_one(function: Any, arguments: Any) -> Iterator[Any]:
-        for examples, fit in arguments:
-            killed = any(index == 9 for index, _ in examples)
-            yield BrokenProcessPool() if killed else function(examples, fit)
-
-    monkeypatch.setattr(tokenising, "in_order", in_order)
-    monkeypatch.setattr(tokenising, "one_by_one", one_by_one)
-    found = pretokenize(source, *FEW, "--examples-per-shard", 4)
-    assert [record.index for record in found.records] == [*range(9), *range(10, 14)]
-    assert f"{source}:10: the process that read it was killed" in found.err
-    monkeypatch.setattr(
-        tokenising, "one_by_one", lambda *_: iter([BrokenProcessPool()])
-    )  # not the fault of any input
-    found = pretokenize(source, *FEW, "--examples-per-shard", 4, dst="none")
-    assert found.code == 2 and re.search(f"killed, .*; it read .*{source}:10", found.err)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [12, 40])  # in the last chunk, or amid others
-def test_a_real_process_is_killed_and_the_rest_is_read(tmp_path, pretokenize, monkeypatch, count):
-    source = captioned(tmp_path / "src", count)
-    monkeypatch.undo()
-    monkeypatch.setattr(tokenising, "load_examples", load_or_die)
-    found = pretokenize(source, *FEW, "--workers", 2, "--examples-per-shard", 16)
-    assert [record.index for record in found.records] == [i for i in range(count) if i != 11]
-    assert f"{source}:12: the process that read it was killed" in found.err
-
-
-def test_a_killed_worker_is_told_in_one_line(tmp_path, pretokenize, monkeypatch):
-    def broken(*arguments: Any) -> Iterator[Any]:
-        raise BrokenProcessPool("a child process terminated abruptly")
-        yield
-
-    monkeypatch.setattr(tokenising, "in_order", broken)
-    found = pretokenize(captioned(tmp_path / "src", 2), *FEW)
-    assert found.code == 2 and "was killed, for its memory perhaps" in found.err
-
-
-def test_workers_read_what_one_process_does(tmp_path, pretokenize, monkeypatch):
-    source = captioned(tmp_path / "src", 20)
-    alone = pretokenize(source, *FEW, dst="alone")
-    monkeypatch.undo()
-    assert tokenising.load_examples is load_examples
-    found = pretokenize(source, *FEW, "--workers", 2)
-    assert found.code == 0 and shards_of(found.folder) == shards_of(alone.folder)
