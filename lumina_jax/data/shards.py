@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,10 @@ def shard_range(shard: int, num_shards: int, num_records: int) -> range:
 
 
 def default_workers(num_workers: int) -> int:
-    """`num_workers`, or where it is 0 one process a core."""
-    return num_workers or max(1, os.cpu_count() or 1)
+    """`num_workers`, or where it is 0 one process a core that this one may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return num_workers or len(os.sched_getaffinity(0))
+    return num_workers or os.cpu_count() or 1
 
 
 def in_processes(
@@ -173,12 +176,19 @@ def in_processes(
 
 
 def in_order(
-    function: Callable[..., Any], arguments: Iterable[tuple], num_workers: int, ahead: int = 4
+    function: Callable[..., Any],
+    arguments: Iterable[tuple],
+    num_workers: int,
+    ahead: int = 4,
+    single_here: bool = True,
 ) -> Generator[Any, None, None]:
-    """As `in_processes`, in the order of `arguments`, which are taken as needed: at most `ahead` results wait."""
+    """As `in_processes`, in the order of `arguments`, which are taken as needed: at most `ahead` results wait.
+
+    `single_here`: a single call is made in this process; otherwise what kills its process never kills this one.
+    """
     coming = iter(arguments)
     first = list(itertools.islice(coming, max(ahead, 2)))
-    if len(first) <= 1:
+    if len(first) <= single_here:
         yield from (function(*item) for item in first)
         return
     with _pool(num_workers) as pool:
@@ -187,6 +197,21 @@ def in_order(
             result = waiting.popleft().result()
             waiting.extend(pool.submit(function, *item) for item in itertools.islice(coming, 1))
             yield result
+
+
+def one_by_one(function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
+    """As `in_order` in a single process; for what ends that process the error itself, and a new one goes on."""
+    coming = iter(arguments)
+    item = next(coming, None)
+    while item is not None:
+        with _pool(1) as pool:
+            try:
+                while item is not None:
+                    yield pool.submit(function, *item).result()
+                    item = next(coming, None)
+            except BrokenProcessPool as error:
+                yield error
+                item = next(coming, None)
 
 
 @contextmanager

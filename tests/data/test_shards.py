@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lumina_jax.data.shards import (
+    default_workers,
     finish,
     in_order,
     in_processes,
@@ -79,6 +80,14 @@ def test_shard_ranges_cover_every_record_once(num_shards: int, num_records: int)
     ranges = [shard_range(shard, num_shards, num_records) for shard in range(num_shards)]
     assert [i for part in ranges for i in part] == list(range(num_records))
     assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
+
+
+def test_a_worker_for_every_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert (default_workers(0), default_workers(7)) == (2, 7)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert default_workers(0) == 64
 
 
 def test_processes_return_every_result_in_order():

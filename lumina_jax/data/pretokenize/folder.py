@@ -21,6 +21,7 @@ from lumina_jax.paths import make_folder
 
 SETTINGS = "settings.json"
 BAD = "bad.jsonl"
+SIDECARS = "*-of-{:05d}.json"  # of the shards
 FORMAT = 1  # of the folder; another one starts anew
 
 
@@ -47,8 +48,9 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
     """Make the folder and write its settings; ValueError of one line where it has others, or other things in it."""
     make_folder(folder)
     file, wanted = folder / SETTINGS, json.loads(json.dumps({"format": FORMAT, **settings}))
+    strange = [path.name for path in folder.iterdir() if not path.name.endswith(".writing")]
+    # asked after the look at the rest: another process writes it before anything else
     if not file.exists():
-        strange = [path.name for path in folder.iterdir() if not path.name.endswith(".writing")]
         if strange:
             raise ValueError(
                 f"{folder}: holds {sorted(strange)[0]} and no {SETTINGS}; choose an empty folder"

@@ -31,6 +31,7 @@ class Fit(NamedTuple):
     target_px: tuple[int, ...]  # every image is cut to each
     crop_seed: int | None  # of the original's random crop; None: the true centre
     max_pixels: int
+    max_bytes: int
 
 
 class Loaded(NamedTuple):
@@ -50,34 +51,32 @@ def load_examples(examples: list[tuple[int, Example]], fit: Fit) -> list[Loaded]
 def _load(index: int, example: Example, fit: Fit) -> Loaded:
     try:
         if example.ids is not None:
-            return Loaded(index, ids=_read_pickle(example.ids))
-        opened = [
-            _open(reference, number, fit.max_pixels)
-            for number, reference in enumerate(example.images)
-        ]
-        targets = fit.target_px if opened else fit.target_px[:1]
-        images = tuple(
-            tuple(_fit(image, target, (index, number), fit) for number, image in enumerate(opened))
-            for target in targets
-        )
-        return Loaded(index, images)
+            return Loaded(index, ids=_read_pickle(example.ids, fit.max_bytes))
+        targets = fit.target_px if example.images else fit.target_px[:1]
+        images: list[list[np.ndarray]] = [[] for _ in targets]
+        for number, reference in enumerate(example.images):  # one is in memory at a time
+            image = _open(reference, number, fit)
+            for of_target, target in zip(images, targets, strict=True):
+                of_target.append(_fit(image, target, (index, number), fit))
+            del image
+        return Loaded(index, tuple(map(tuple, images)))
     except ValueError as error:
         return Loaded(index, problem=" ".join(str(error).split()))
 
 
-def _read_pickle(reference: FileRange) -> tuple[np.ndarray, np.ndarray]:
+def _read_pickle(reference: FileRange, max_bytes: int) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return read_ids(reference.read())
+        return read_ids(reference.read(max_bytes))
     except (OSError, ValueError) as error:
         raise ValueError(f"{reference.name}: {_reason(error)}") from error
 
 
-def _open(reference: FileRange | bytes, number: int, max_pixels: int) -> Image.Image:
+def _open(reference: FileRange | bytes, number: int, fit: Fit) -> Image.Image:
     """An image, decoded and upright; ValueError of one line whatever is wrong with it."""
     name = reference.name if isinstance(reference, FileRange) else ""
-    name = name or f"image {number}"
+    name, max_pixels = name or f"image {number}", fit.max_pixels
     try:
-        content = reference if isinstance(reference, bytes) else reference.read()
+        content = reference if isinstance(reference, bytes) else reference.read(fit.max_bytes)
         if not content:
             raise ValueError("it is empty")
         with _pixel_limit(max_pixels), Image.open(io.BytesIO(content), formats=_formats()) as image:

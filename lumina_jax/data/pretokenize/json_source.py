@@ -44,7 +44,9 @@ def open_json(path: Path, options: SourceOptions) -> Source:
 
 
 def open_records(path: Path) -> Records:
-    """The objects of a JSON list, or of a file with one a line; told apart by the first character."""
+    """The objects of a .jsonl, one a line; or of a JSON list, which begins with its bracket."""
+    if path.suffix.lower() == ".jsonl":
+        return _open_lines(path)
     with path.open("rb") as stream:
         start = stream.read(4096).removeprefix(BOM).lstrip()
     return _open_list(path) if start.startswith(b"[") else _open_lines(path)

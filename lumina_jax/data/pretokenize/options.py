@@ -20,6 +20,8 @@ class SourceOptions:
     split: str = "train"
     # where a TFDS dataset that is given by name lies; default: TFDS's own folder
     tfds_dir: Path | None = None
+    # links may lead out of the root, and to folders of images; default: what lies out of it is a bad input
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class TokeniseOptions:
     max_tokens: int | None = None
     # a larger image is a bad input, and not decoded
     max_pixels: int = 100_000_000
+    # a larger file, or member of a tar, is a bad input, and not read
+    max_bytes: int = 1_000_000_000
     # what records call their source; default: the name of SRC
     name: str = ""
     # with several sizes each of them gives as many records
@@ -48,7 +52,7 @@ class TokeniseOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the work is done; none of it changes the records."""
+    """How the work is done; of it the batch changes records where codes tie, and nothing else does."""
 
     # more bad inputs end the command with exit code 2, once all good ones are written
     max_bad: int = 0

@@ -32,10 +32,9 @@ def open_pickles(path: Path, options: SourceOptions) -> Source:
         name = record.get("file")
         if not isinstance(name, str) or not name:
             raise BadInput(where, f'"file": got {str(name)[:60]!r}, want the path of a pickle')
-        beside = (
-            root / "files" / re.split(r"[/\\]", name)[-1]
-        )  # however the writer called the folder
-        file = str(beside) if beside.is_file() else path_inside(root, name, where)
+        beside = "files/" + re.split(r"[/\\]", name)[-1]  # however the writer called the folder
+        inside = beside if (root / beside).is_file() else name
+        file = path_inside(root, inside, where, options.follow_links)
         return Example(where, id=str(record.get("id", "")), ids=FileRange(file, name=name))
 
     return Source("pickles", records.count, read, records.digest)
@@ -49,7 +48,24 @@ def record_lists(path: Path) -> list[Path]:
     parts = sorted(path.glob(PARTS), key=lambda file: (len(file.name), file.name))
     if len(lists) > 1 or not (lists or parts):
         raise ValueError(f"{path}: {len(lists)} JSON lists, {len(parts)} {PARTS}; name the list")
+    if not lists:
+        _check_parts(path, [file.name for file in parts])
     return lists or parts
+
+
+def _check_parts(path: Path, names: list[str]) -> None:
+    """ValueError unless they are all parts of one whole."""
+    found = [re.fullmatch(r"(\d+)-of-(\d+)-record\.jsonl", name) for name in names]
+    counts = {int(match[2]) for match in found if match}
+    if None in found or len(counts) > 1:
+        raise ValueError(f"{path}: {', '.join(names[:5])}: no parts of one whole; name one list")
+    ranks = {int(match[1]) for match in found if match}
+    missing = sorted({*range(min(counts))} - ranks)
+    if missing:
+        raise ValueError(
+            f"{path}: {len(ranks)} of {min(counts)} parts, without {missing[0]}-of-{min(counts)}-record.jsonl; "
+            "copy all, or name one list"
+        )
 
 
 def read_ids(content: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -11,12 +11,14 @@ from lumina_jax.data.pretokenize.examples import (
     Where,
     captions_of,
     digest_of,
+    read_text,
 )
 from lumina_jax.data.pretokenize.folder_source import IMAGE_SUFFIXES
 from lumina_jax.data.pretokenize.json_source import parse_object
 from lumina_jax.data.pretokenize.options import SourceOptions
 
 TEXTS = (".txt", ".json")
+END_BYTES = 1024  # of zeros, at the end of every tar
 
 
 def open_tars(path: Path, options: SourceOptions) -> Source:
@@ -37,23 +39,45 @@ def open_tars(path: Path, options: SourceOptions) -> Source:
 
 
 def _groups(tar: Path) -> list[tuple[str, str, str, tuple]]:
-    """(tar, key, problem, members) of every example; a tar that breaks off ends with one that has the problem."""
+    """(tar, key, problem, members) of every example; a tar that is damaged ends with one that has the problem."""
     found: dict[str, list[tuple[str, int, int]]] = {}  # (suffix, offset, size)
     problem = ""
     try:
+        num_bytes = tar.stat().st_size
         with tarfile.open(tar, "r:") as stream:
             for member in stream:
+                stored = member.isreg() and not member.issparse()
+                if stored and not 0 <= member.size <= num_bytes - member.offset_data:
+                    raise EOFError(f"{member.name[:60]!r} says it has {member.size} bytes")
                 name = PurePosixPath(member.name)
                 stem, _, rest = name.name.partition(".")
                 suffix = PurePosixPath(f"x.{rest.lower()}").suffix
-                if member.isreg() and not member.issparse() and stem:
+                if stored and stem:
                     if suffix in IMAGE_SUFFIXES or suffix in TEXTS:
                         place = (suffix, member.offset_data, member.size)
                         found.setdefault(str(name.with_name(stem)), []).append(place)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        problem = f"a broken tar ({error}); what follows is lost"
+            _check_end(tar, stream.offset)
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        problem = f"a broken tar ({error or type(error).__name__}); what follows is lost"
     groups = [(str(tar), key, "", tuple(members)) for key, members in found.items()]
     return groups + [(str(tar), "", problem, ())] * bool(problem)
+
+
+def _check_end(tar: Path, offset: int) -> None:
+    """EOFError unless a tar's two blocks of zeros are at `offset`, and nothing else after them.
+
+    To tarfile a header that is damaged or cut is an end like any other.
+    """
+    with tar.open("rb") as stream:
+        stream.seek(offset)
+        end = stream.read(END_BYTES)
+        if end.strip(b"\0"):
+            raise EOFError(f"no header at byte {offset}")
+        if len(end) < END_BYTES:
+            raise EOFError(f"cut off at byte {offset + len(end)}")
+        while block := stream.read(1 << 20):
+            if block.strip(b"\0"):
+                raise EOFError(f"more after its end at byte {offset}, of another tar perhaps")
 
 
 def _example(group: tuple[str, str, str, tuple], options: SourceOptions) -> Example:
@@ -65,12 +89,12 @@ def _example(group: tuple[str, str, str, tuple], options: SourceOptions) -> Exam
         FileRange(tar, *place, name=suffix) for suffix, *place in members if suffix not in TEXTS
     )
     texts = {suffix: FileRange(tar, *place) for suffix, *place in members if suffix in TEXTS}
-    record = parse_object(_text(texts[".json"], where), where) if ".json" in texts else {}
+    record = _record(texts, where)
     if "conversations" in record:
         return Example(where, images, turns=record["conversations"], id=key)
     field = options.caption_field or "caption"
     if ".txt" in texts:
-        captions = captions_of(_text(texts[".txt"], where), where)
+        captions = captions_of(read_text(texts[".txt"], where), where)
     elif field in record:
         captions = captions_of(record[field], where)
     else:
@@ -80,8 +104,14 @@ def _example(group: tuple[str, str, str, tuple], options: SourceOptions) -> Exam
     return Example(where, images, captions=captions, id=key)
 
 
-def _text(place: FileRange, where: Where) -> str:
+def _record(texts: dict[str, FileRange], where: Where) -> dict:
+    """What the .json says; beside a .txt one without conversations may hold anything."""
+    if ".json" not in texts:
+        return {}
+    text = read_text(texts[".json"], where)
     try:
-        return place.read().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(where, f"its text cannot be read ({error})") from error
+        return parse_object(text, where)
+    except BadInput:
+        if ".txt" in texts and '"conversations"' not in text:
+            return {}
+        raise

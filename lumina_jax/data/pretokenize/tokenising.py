@@ -1,6 +1,6 @@
 """Examples to shards: read in worker processes, encoded in batches of one size, written one shard after the other."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,12 @@ from lumina_jax.data.pretokenize.examples import BadInput, Example, Source
 from lumina_jax.data.pretokenize.folder import Bad, Shard, keep_shard
 from lumina_jax.data.pretokenize.image_loading import Fit, Loaded, load_examples
 from lumina_jax.data.records import EncodeBatch, encode_images, pack_record
-from lumina_jax.data.shards import in_order, shard_name, shard_range
+from lumina_jax.data.shards import in_order, one_by_one, shard_name, shard_range
 
 CHUNK = 8  # examples that a worker reads at a time
+KILLED = (
+    "the process that read it was killed, by its decoder or for its memory (smaller --max-pixels)"
+)
 AHEAD = 3  # chunks a worker that wait, or are worked on
 
 
@@ -50,17 +53,15 @@ def tokenise_shards(
             packed, kept = _tokenise(work, examples, stream, on_progress)
             keep_shard(folder, shard_name(shard, work.num_shards), packed, kept)
             on_progress(0, kept.bad)
-    except BrokenProcessPool as error:
-        raise OSError(
-            "a process that reads images was killed, for its memory perhaps: start the command again, with fewer "
-            "--workers or smaller --max-pixels"
-        ) from error
     finally:
         stream.close()  # ends the workers
 
 
 def _loaded(work: Work, shards: list[int]) -> Any:
-    """(example or what is wrong with it, what a worker made of it), in the order of the shards."""
+    """(example or what is wrong with it, what a worker made of it), in the order of the shards.
+
+    Where a worker dies, what was in work then is read again one by one: only what kills again is bad.
+    """
     flight: dict[int, Example | BadInput] = {}  # what workers have now
     numbers: list[range] = []  # the examples of every chunk they have
 
@@ -68,22 +69,56 @@ def _loaded(work: Work, shards: list[int]) -> Any:
         for shard in shards:
             part = shard_range(shard, work.num_shards, work.source.count)
             for start in range(part.start, part.stop, CHUNK):
-                chunk = []
-                for index in range(start, min(start + CHUNK, part.stop)):
-                    flight[index] = _read(work.source, index)
-                    if isinstance(flight[index], Example):
-                        chunk.append((index, flight[index]))
-                numbers.append(range(start, min(start + CHUNK, part.stop)))
-                yield chunk, work.fit
+                indices = range(start, min(start + CHUNK, part.stop))
+                flight.update((index, _read(work.source, index)) for index in indices)
+                numbers.append(indices)
+                yield _readable(indices, flight), work.fit
 
-    results = in_order(load_examples, chunks(), work.num_workers, AHEAD * work.num_workers + 1)
-    try:
-        for found in results:
-            by_index = {loaded.index: loaded for loaded in found}
-            for index in numbers.pop(0):
-                yield flight.pop(index), by_index.get(index, Loaded(index))
-    finally:
-        results.close()
+    coming, broken = chunks(), True
+    while broken:
+        broken = False
+        ahead = AHEAD * work.num_workers + 1
+        results = in_order(load_examples, coming, work.num_workers, ahead, False)
+        try:
+            for found in results:
+                by_index = {loaded.index: loaded for loaded in found}
+                for index in numbers.pop(0):
+                    yield flight.pop(index), by_index.get(index, Loaded(index))
+        except BrokenProcessPool as error:
+            broken = True
+            yield from _load_alone(flight, work.fit, error)
+            flight.clear()
+            numbers.clear()
+        finally:
+            results.close()
+
+
+def _load_alone(
+    flight: dict[int, Example | BadInput], fit: Fit, error: BrokenProcessPool
+) -> Iterator[tuple[Example | BadInput, Loaded]]:
+    """The examples that workers had when one died, each read alone; OSError where the process dies without any."""
+    readable = [([one], fit) for one in _readable(flight, flight)]
+    results = one_by_one(load_examples, [([], fit), *readable])
+    if not flight or isinstance(next(results), BrokenProcessPool):
+        places = (
+            ", ".join(str(example.where) for example in [*flight.values()][:CHUNK]) or "nothing yet"
+        )
+        raise OSError(
+            "a process that reads images was killed, for its memory perhaps: start the command again, with fewer "
+            f"--workers or smaller --max-pixels; it read {places}"
+        ) from error
+    for index, example in flight.items():
+        found = next(results) if isinstance(example, Example) else [Loaded(index)]
+        if isinstance(found, BrokenProcessPool):
+            found = [Loaded(index, problem=KILLED)]
+        yield example, found[0]
+
+
+def _readable(
+    indices: Iterable[int], flight: dict[int, Example | BadInput]
+) -> list[tuple[int, Example]]:
+    found = ((index, flight[index]) for index in indices)
+    return [(index, example) for index, example in found if isinstance(example, Example)]
 
 
 def _read(source: Source, index: int) -> Example | BadInput:

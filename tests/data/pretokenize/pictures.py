@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lumina_jax.data.images import draw_image
+from lumina_jax.data.pretokenize.image_loading import Fit, Loaded, load_examples
 from lumina_jax.experiment import ScenesSource
 
 SOURCE = ScenesSource("scenes", 128, 4)
@@ -72,6 +74,13 @@ def jpeg(image: Image.Image) -> bytes:
     return encoded(image, "jpeg")[0]
 
 
+def load_or_die(examples: list, fit: Fit) -> list[Loaded]:
+    """`load_examples` that example 11 kills, in a worker process."""
+    if any(index == 11 for index, _ in examples):
+        os._exit(1)
+    return load_examples(examples, fit)
+
+
 def bomb() -> bytes:
     """A PNG of some hundred bytes that says it has 40,000 x 40,000 pixels."""
 
@@ -86,6 +95,7 @@ def bomb() -> bytes:
 
 def bad_lines(folder: Path) -> Iterator[tuple[str | bytes, str]]:
     """(line of JSON, pattern of its reason); the files that they name are written to `folder`."""
+    yield "[1]", "a list, want an object"  # first: no sign of a list
     good = jpeg(scene(1))
     files = {
         "cut.jpg": good[: len(good) // 2],
@@ -105,6 +115,13 @@ def bad_lines(folder: Path) -> Iterator[tuple[str | bytes, str]]:
     reasons = {name: f"{name}: cannot be read as an image" for name in unreadable}
     reasons |= {"empty.png": "it is empty", "bomb.png": "bomb.png: more than 1000000 pixels"}
     reasons |= {"line.png": "too narrow", "absent.png": "no such file"}
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "x.png").write_bytes(files["good.jpg"])
+    (folder / "sub").symlink_to(outside)
+    (folder / "link.png").symlink_to(outside / "x.png")
+    linked = "a link leads out of .*give --follow-links"
+    reasons |= {"sub/x.png": linked, "link.png": linked}
     reasons |= {"../secret.png": "leads out of", "a/../../secret.png": "leads out of"}
     reasons |= {str(folder.parent / "secret.png"): "leads out of", "a\0b.png": "leads out of"}
     for name, reason in reasons.items():
@@ -124,7 +141,6 @@ def _bad_records() -> Iterator[tuple[str | bytes, str]]:
     yield '{"conversations": [], "loss": -Infinity}', "Infinity: no number"
     yield '{"conversations": [], "loss": 1e999}', "1e999: no number"
     yield '{"conversations": [', "no JSON"
-    yield "[1]", "no JSON|a list, want an object"
     yield "7", "a int, want an object"
     yield b'{"caption": "\xff"}', "no UTF-8"
     yield "[" * 100_000, "no JSON"
@@ -141,5 +157,6 @@ def _bad_records() -> Iterator[tuple[str | bytes, str]]:
     yield json.dumps({"image": "good.jpg", "caption": " "}), "empty caption"
     yield json.dumps({"image": "good.jpg", "caption": 5}), "caption: got 5"
     yield json.dumps({"image": ["good.jpg"] * 2, "caption": "x"}), "2 images with a caption"
-    yield json.dumps({"image": "good.jpg"}), "neither"
+    yield json.dumps({"image": "good.jpg"}), "neither .*'image'.; choose --caption-field"
+    yield json.dumps({"file": "good.jpg", "caption": "x"}), 'no "image" .*choose --image-field'
     yield json.dumps({"image": "good.jpg", "caption": "long words " * 200}), "tokens, at most 500"

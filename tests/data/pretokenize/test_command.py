@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lumina_jax.data.pretokenize import tokenising
-from lumina_jax.data.pretokenize.image_loading import load_examples
+from lumina_jax import checkpoint as checkpoints
+from lumina_jax.data.pretokenize import command, tokenising
 from lumina_jax.data.records import jitted_encoder
 from lumina_jax.data.shards import read_lengths
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER, conversation_ids
 from lumina_jax.unirep.image_tokens import fit_image, image_sentence
 from lumina_jax.unirep.tasks import text_to_image
-from tests.data.pretokenize.pictures import KINDS, bad_lines, encoded, photograph, scene
+from tests.data.pretokenize.pictures import (
+    KINDS,
+    bad_lines,
+    encoded,
+    photograph,
+    scene,
+)
 
 FEW = ("--batch-size", 8, "--target-px", 64)
 
@@ -211,19 +216,35 @@ def test_a_share_of_prompts_says_no_size(tmp_path, pretokenize):
     assert len({record.tokens.tobytes() for record in found}) == 4  # with two captions
 
 
-def test_other_settings_and_folders_are_refused_in_one_line(tmp_path, pretokenize):
+def test_other_settings_and_folders_are_refused_in_one_line(tmp_path, pretokenize, monkeypatch):
     source = captioned(tmp_path / "src", 2)
     assert pretokenize(source, *FEW).code == 0
     for options, message in (
-        (("--target-px", 80), r"was begun with target_px \[64\], now it is \[80\]"),
+        (
+            ("--target-px", 80, "--batch-size", 8),
+            r"was begun with target_px \[64\], now it is \[80\]",
+        ),
         ((*FEW, "--part", "3/2"), "part 3 of 2: want one from 1 to 2"),
         ((*FEW, "--part", "x"), "--part x: want I/N"),
         ((*FEW, "--without-size", 2), "want a share from 0 to 1"),
         ((*FEW, "--kind", "hdf5"), "unknown kind of source 'hdf5'|kind of source"),
+        ((*FEW, "--caption-field", "id"), "was begun with caption_field , now it is id"),
+        ((*FEW, "--root", "/"), "was begun with root , now it is /"),
+        ((*FEW, "--follow-links"), "was begun with follow_links False, now it is True"),
+        (("--target-px", 64, "--batch-size", 17), "was begun with batch_size 8, now it is 24"),
         (("--target-px", 65), "target size 65 px: want a positive multiple of 16"),
     ):
         found = pretokenize(source, *options)
         assert found.code == 2 and re.search(message, found.err.splitlines()[-1]), found.err
+    with monkeypatch.context() as later:
+        later.setattr(command, "WRITTEN_BY", ("data/pretokenize/*.py",))
+        assert "was begun with code" in pretokenize(source, *FEW).err
+    model = checkpoints.load_model("scenes", parts=("vqgan",))
+    config = replace(model.config, image_layout="chameleon")
+    with monkeypatch.context() as other:
+        other.setattr(checkpoints, "load_model", lambda *_, **__: model._replace(config=config))
+        refused = pretokenize(source, *FEW, "--random-crop")
+    assert refused.code == 2 and "--random-crop: images of" in refused.err
     (source.parent / "0.jpg").unlink()
     source.write_bytes(source.read_bytes() + b'{"conversations": []}\n')
     assert "was begun with source" in pretokenize(source, *FEW).err
@@ -234,20 +255,13 @@ def test_other_settings_and_folders_are_refused_in_one_line(tmp_path, pretokeniz
     assert "no checkpoint there" in gone.err
 
 
-def test_a_killed_worker_is_told_in_one_line(tmp_path, pretokenize, monkeypatch):
-    def broken(*arguments: Any) -> Iterator[Any]:
-        raise BrokenProcessPool("a child process terminated abruptly")
-        yield
-
-    monkeypatch.setattr(tokenising, "in_order", broken)
-    found = pretokenize(captioned(tmp_path / "src", 2), *FEW)
-    assert found.code == 2 and "was killed, for its memory perhaps" in found.err
-
-
-def test_workers_read_what_one_process_does(tmp_path, pretokenize, monkeypatch):
-    source = captioned(tmp_path / "src", 20)
-    alone = pretokenize(source, *FEW, dst="alone")
-    monkeypatch.undo()
-    assert tokenising.load_examples is load_examples
-    found = pretokenize(source, *FEW, "--workers", 2)
-    assert found.code == 0 and shards_of(found.folder) == shards_of(alone.folder)
+def test_a_part_s_bad_inputs_are_in_its_shards(tmp_path, pretokenize):
+    source = captioned(tmp_path / "src", 3)
+    (source.parent / "0.jpg").unlink()
+    part = (*FEW, "--examples-per-shard", 2, "--part", "1/2")
+    found = pretokenize(source, *part)
+    named = found.folder / "*-of-00002.json"
+    assert found.code == 2 and f"1 bad inputs, at most 0 are allowed (--max-bad), see {named}" in (
+        found.err
+    )
+    assert any("no such file" in file.read_text() for file in found.folder.glob(named.name))

@@ -1,5 +1,6 @@
 """Pictures of strangers: what is read of every kind, and what is not even tried."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 from PIL import Image, ImageFile
 
 from lumina_jax.config import GridConfig
+from lumina_jax.data.pretokenize import image_loading
 from lumina_jax.data.pretokenize.examples import Example, FileRange, Where
 from lumina_jax.data.pretokenize.image_loading import Fit, Loaded, load_examples
 from tests.data.pretokenize.pictures import KINDS, bomb, encoded, jpeg, photograph, scene
 
-FIT = Fit(GridConfig(8, 16, 4.0, 16), "uni_rep", (64,), None, 1_000_000)
+FIT = Fit(GridConfig(8, 16, 4.0, 16), "uni_rep", (64,), None, 1_000_000, 1_000_000)
 
 
 def load(content: bytes | FileRange, fit: Fit = FIT) -> Loaded:
@@ -68,8 +70,33 @@ def test_a_file_that_is_no_image_or_absent_is_told(tmp_path: Path):
     assert load(absent).problem == "x.png: cannot be read as an image (no such file)"
     short = tmp_path / "short.tar"
     short.write_bytes(jpeg(scene(0)))
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("pipe.png", "/dev/zero"):
+        assert load(FileRange(str(tmp_path / name))).problem.endswith("image (no regular file)")
+    os.truncate(short, 10**6 + 1)  # without taking room
+    assert "(1000001 bytes, at most 1000000 are read)" in load(FileRange(str(short))).problem
+    assert "at most 1000000 are read" in load(FileRange(str(short), 10, 2**62, ".jpg")).problem
     beyond = load(FileRange(str(short), 10, 10**6, ".jpg")).problem
     assert "the file ends after" in beyond
+
+
+def test_images_of_an_example_are_decoded_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+
+    def noted(name: str) -> None:
+        real = getattr(image_loading, name)
+        monkeypatch.setattr(image_loading, name, lambda *a: (done.append(name), real(*a))[1])
+
+    noted("_open")
+    noted("_fit")
+    images = (jpeg(scene(0)), jpeg(scene(1)))
+    fit = FIT._replace(target_px=(64, 96))
+    (loaded,) = load_examples([(0, Example(Where("x"), images))], fit)
+    assert done == ["_open", "_fit", "_fit"] * 2
+    assert [len(of_target) for of_target in loaded.images] == [2, 2]
+    alone = load(images[1], fit).images
+    for together, one in zip(loaded.images, alone, strict=True):
+        np.testing.assert_array_equal(together[1], one[0])
 
 
 def test_crops_are_random_by_seed_and_place_or_central():

@@ -75,6 +75,12 @@ def test_a_list_names_its_pickles(tmp_path: Path):
         "0-of-12-record.jsonl",
         "11-of-12-record.jsonl",
     ]
+    (tmp_path / "3-of-12-record.jsonl").rename(tmp_path / "3-of-14-record.jsonl")
+    with pytest.raises(ValueError, match="no parts of one whole"):
+        record_lists(tmp_path)
+    (tmp_path / "3-of-14-record.jsonl").unlink()
+    with pytest.raises(ValueError, match="11 of 12 parts, without 3-of-12-record.jsonl"):
+        record_lists(tmp_path)
     lines = [
         {"file": "files/3.pkl", "len": 1, "id": 3},
         {"file": "../x.pkl", "len": 1},

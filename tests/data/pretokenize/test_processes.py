@@ -105,16 +105,34 @@ main(arguments)
 """
 
 
+def start_cluster(arguments: list[tuple]) -> list[subprocess.Popen]:
+    """The command as the two processes of a cluster."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        start(address, index, *more, "--distributed", code=CLUSTER)
+        for index, more in enumerate(arguments)
+    ]
+
+
+@pytest.mark.multihost
+def test_a_cluster_without_a_shared_disk_ends_at_once(tmp_path, checkpoint):
+    source = write_corpus(tmp_path / "src", 8, 0)
+    options = ("--checkpoint", checkpoint, "--examples-per-shard", 4, "--workers", 1)
+    disks = [(source, tmp_path / f"disk{index}" / "dst", *options) for index in range(2)]
+    for process in start_cluster(disks):
+        assert finished(process) == 1
+        assert "process 1 does not see there what process 0 wrote" in process.err  # pyright: ignore[reportAttributeAccessIssue]
+    assert not list(tmp_path.glob("disk*/dst/*"))
+
+
 @pytest.mark.multihost
 def test_a_cluster_writes_what_one_process_does(tmp_path, checkpoint):
     source = write_corpus(tmp_path / "src", 40, 0)
     options = ("--checkpoint", checkpoint, "--examples-per-shard", 4, "--workers", 1)
     assert finished(start(source, tmp_path / "whole", *options)) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    together = (source, tmp_path / "dst", *options, "--distributed")
-    processes = [start(address, index, *together, code=CLUSTER) for index in range(2)]
+    processes = start_cluster([(source, tmp_path / "dst", *options)] * 2)
     assert [finished(process) for process in processes] == [0, 0]
     assert files_of(tmp_path / "dst") == files_of(tmp_path / "whole")
 

@@ -1,9 +1,7 @@
 """Sources: told apart by looking, read at random, and clear about what cannot be read."""
 
-import csv
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,8 @@ import pytest
 
 from lumina_jax.data.pretokenize.examples import BadInput, FileRange, Source
 from lumina_jax.data.pretokenize.options import SourceOptions
-from lumina_jax.data.pretokenize.sources import find_kind, open_source
-from tests.data.pretokenize.pictures import encoded, jpeg, scene
+from lumina_jax.data.pretokenize.sources import open_source
+from tests.data.pretokenize.pictures import encoded, scene
 
 TALK = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}]}
 
@@ -61,87 +59,6 @@ def test_a_broken_list_is_one_error_with_its_line(tmp_path: Path, text: str, mes
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         open_source(file, SourceOptions())
-
-
-def test_a_folder_gives_images_with_the_text_beside(tmp_path: Path):
-    (tmp_path / "deep").mkdir()
-    for name in ("b.JPG", "deep/a.png", "no.jpg", "void.jpg", ".hidden.jpg"):
-        (tmp_path / name).write_bytes(jpeg(scene(0)))
-    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf a dome\n")
-    (tmp_path / "deep" / "a.txt").write_text("a ring")
-    (tmp_path / "void.txt").write_text("\n")
-    source = open_source(tmp_path, SourceOptions())
-    assert (source.kind, source.read(1).id) == ("folder", "deep/a.png")
-    assert everything(source) == [
-        (("a dome",), [""], str(tmp_path / "b.JPG")),
-        (("a ring",), [""], str(tmp_path / "deep" / "a.png")),
-        (str(tmp_path / "no.jpg"), "no caption beside it: want no.txt"),
-        (str(tmp_path / "void.jpg"), "empty caption"),
-    ]
-    (tmp_path / "b.txt").unlink()
-    assert open_source(tmp_path, SourceOptions()).listing == source.listing  # of images
-    (tmp_path / "new.jpg").write_bytes(b"")
-    assert open_source(tmp_path, SourceOptions()).listing != source.listing
-
-
-def test_a_table_in_a_folder_of_images_says_the_captions(tmp_path: Path):
-    rows = [
-        ["file", "text", "more"],
-        ["a.png", "two\nlines", 1],
-        ["../a.png", "x", 2],
-        ["b.png", "", 3],
-    ]
-    with (tmp_path / "table.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows(rows)
-    options = SourceOptions(image_field="file", caption_field="text")
-    file = tmp_path / "table.csv"
-    assert find_kind(tmp_path, options) == ("table", file)
-    found = everything(open_source(tmp_path, options))
-    assert found[0] == (("two\nlines",), ["a.png"], f"{file}:2")
-    assert found[1][0] == f"{file}:4" and found[1][1].startswith("'../a.png': leads out of")
-    assert found[2] == (f"{file}:5", "empty caption")
-    with pytest.raises(ValueError, match="no column 'image' among file, text, more; name it with"):
-        open_source(tmp_path, SourceOptions())
-
-
-def tar_of(path: Path, members: list[tuple[str, bytes]]) -> bytes:
-    """A tar with these members, written to `path`."""
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path.read_bytes()
-
-
-def test_webdataset_tars_are_read_in_place(tmp_path: Path):
-    image, talk = jpeg(scene(0)), json.dumps(TALK).encode()
-    tar_of(
-        tmp_path / "0.tar",
-        [
-            ("a/1.jpg", image),
-            ("a/1.txt", b"a dome"),
-            ("a/1.cls", b"7"),
-            ("a/2.png", image),
-            ("a/2.json", b'{"caption": ["x", "y"]}'),
-            ("3.txt", b"none"),
-        ],
-    )
-    whole = tar_of(tmp_path / "1.tar", [("4.json", talk), ("4.jpg", image), ("5.jpg", image)])
-    source = open_source(tmp_path, SourceOptions())
-    first, second = tmp_path / "0.tar", tmp_path / "1.tar"
-    assert everything(source) == [
-        (("a dome",), [".jpg"], f"{first}#a/1"),
-        (("x", "y"), [".png"], f"{first}#a/2"),
-        (f"{first}#3", "0 images with a caption, want 1"),
-        (TALK["conversations"], [".jpg"], f"{second}#4"),
-        (f"{second}#5", 'no caption: want .txt, or .json with "caption" or "conversations"'),
-    ]
-    (reference,) = source.read(0).images
-    assert isinstance(reference, FileRange) and reference.read() == image
-    second.write_bytes(whole[: 1024 + len(image) // 2])
-    reasons = everything(open_source(tmp_path, SourceOptions()))
-    assert reasons[-1][0] == str(second) and reasons[-1][1].startswith("a broken tar (")
 
 
 def test_tfds_datasets_are_read_whatever_their_captions_are_called(tmp_path: Path):
