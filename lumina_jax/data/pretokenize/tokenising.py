@@ -15,10 +15,10 @@ from lumina_jax.data.records import EncodeBatch, encode_images, pack_record
 from lumina_jax.data.shards import in_order, one_by_one, shard_name, shard_range
 
 CHUNK = 8  # examples that a worker reads at a time
+AHEAD = 3  # chunks a worker that wait, or are worked on
 KILLED = (
     "the process that read it was killed, by its decoder or for its memory (smaller --max-pixels)"
 )
-AHEAD = 3  # chunks a worker that wait, or are worked on
 
 
 class Work(NamedTuple):
