@@ -4,8 +4,9 @@
 
 Half of the scenes show a gem, half only what the model knows, which keeps it from forgetting that.
 
-Hardware: two CPU cores.
-Expected: see docs/finetuning.md.
+Hardware: two CPU cores, seven minutes to train while other work ran on them, and two to tokenise. Expected: ce_image
+falls to 1.08; of prompts that name a gem (`python -m lumina_jax.evals runs/scenes_lora/model --reserved gem`) 0.19 come
+out as asked instead of none, of all others 0.52 instead of 0.55. More in docs/finetuning.md.
 """
 
 from lumina_jax.config import SampleConfig
