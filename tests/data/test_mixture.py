@@ -190,9 +190,10 @@ def test_bins_that_are_half_empty_are_told():
 
 def test_records_of_a_step_are_named_in_the_order_of_its_batch(small_tokenizer):
     curriculum = Curriculum((PACKED, BUCKETS, PADDED))
+    ids = record_ids(SOURCES, curriculum, 0, lengths=LENGTHS)
     for step, batch in enumerate(batches(small_tokenizer)):
         names = [f"{name}#{index}" for name, index in records_in(batch)]
-        assert record_ids(SOURCES, curriculum, 0, step, lengths=LENGTHS) == names
+        assert ids(step) == names
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from lumina_jax.train.metrics import read_metrics
 from lumina_jax.train.trained_part import divided, joined, select
 from lumina_jax.train.trainees import make_trainee
 from lumina_jax.train.workdir import claim_workdir
+from tests.train.processes import CLOCK
 
-TIMES = ("steps_per_s", "tokens_per_s")
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("q", "v", "down"))
 
 
@@ -37,7 +37,7 @@ def scanned(experiment: Experiment) -> Experiment:
 def rows(workdir: Path) -> list[dict[str, float]]:
     """Logged metrics of the steps, without what the clock says."""
     found = [row for row in read_metrics(workdir) if "loss" in row]
-    return [{n: row[n] for n in row if n not in TIMES} for row in found]
+    return [{n: row[n] for n in row if n not in CLOCK} for row in found]
 
 
 @pytest.fixture(scope="module")
