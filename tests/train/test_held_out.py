@@ -105,8 +105,9 @@ def test_evaluation_takes_no_gradient_and_no_more_memory_than_a_step(evaluated_r
     # of a micro-batch: the compiler counts a loop's body once
     flops = [dict(program.cost_analysis() or {})["flops"] for program in (step, evaluation)]
     assert flops[1] < 0.45 * flops[0]
-    peaks = [program.memory_analysis().temp_size_in_bytes for program in (step, evaluation)]
-    assert peaks[1] < 0.7 * peaks[0]
+    memory = [program.memory_analysis() for program in (step, evaluation)]
+    assert memory[0] is not None and memory[1] is not None
+    assert memory[1].temp_size_in_bytes < 0.7 * memory[0].temp_size_in_bytes
     assert sum(len(rows["tokens"]) for rows in held_out.batches()) == 2 * 32
 
 

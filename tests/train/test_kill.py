@@ -73,6 +73,7 @@ def with_everything(tiny_run: Callable[..., Experiment], tmp_path: Path) -> Expe
     """300 steps of all that a resumed run could get wrong: bins, dropout, averaged weights, micro-batches."""
     plain = tiny_run()
     (source,), folder = plain.data.sources, tmp_path / "with-lengths"
+    assert isinstance(source, RecordSource)
     shutil.copytree(source.path, folder)
     lengths = [len(unpack_record(packed).tokens) for packed in open_shards(folder)]
     write_index(folder, len(lengths), {}, lengths)
