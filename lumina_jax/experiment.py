@@ -5,6 +5,7 @@ project's own choice for its small model.
 """
 
 import math
+import posixpath
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -272,5 +273,5 @@ class Experiment:
 
 
 def _origin(source: ScenesSource | RecordSource) -> str | int:
-    """What two sources of the same records share."""
-    return source.path if isinstance(source, RecordSource) else source.seed
+    """What two sources of the same records share; a path however it is spelled."""
+    return posixpath.normpath(source.path) if isinstance(source, RecordSource) else source.seed

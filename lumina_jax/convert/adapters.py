@@ -71,8 +71,8 @@ def write_adapter(
             file = Path(local) / WEIGHTS
             shapes = {key: (array.shape, array.dtype) for key, array in tensors.items()}
             write_safetensors(file, shapes, tensors.__getitem__)
-            write_json(folder / CONFIG, content)
             write_bytes(folder / WEIGHTS, file.read_bytes())
+            write_json(folder / CONFIG, content)  # last: a folder that has it is complete
 
     on_first_process(write)
 

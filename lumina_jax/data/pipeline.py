@@ -57,27 +57,38 @@ def record_ids(
     sources: Mapping[str, Any],
     curriculum: Curriculum,
     seed: int,
-    step: int,
     *,
     lengths: Mapping[str, np.ndarray] | None = None,
     too_long: Literal["error", "skip"] = "error",
     longest: int | None = None,
-) -> list[str]:
-    """The records of the whole batch of `step` (0, 1, …), row by row: "pairs#17 (captions.jsonl#204)".
+) -> Callable[[int], list[str]]:
+    """Step (0, 1, …) -> the records of its whole batch, row by row: "pairs#17 (captions.jsonl#204)".
 
-    Source and place in it, and what a record says of where it comes from, if that is something else.
+    Source and place in it, and what a record says of where it comes from, if that is something else. A stage is planned
+    when the first of its steps is asked for.
     """
-    index = int(curriculum.stage_of_steps()[step])
-    stage, counts = curriculum.stages[index], {name: len(given) for name, given in sources.items()}
-    plan = plan_rows(stage, counts, lengths or {}, (seed, index), too_long, longest)
-    rows, _ = plan.at(step - curriculum.stage_starts()[index], range(stage.batch_size))
-    names = [f"{row.source}#{place}" for row in rows for place in row.records]
-    found = [record for row in rows for record in _read(sources, row)]
-    origins = [f"{record.source}#{record.index}" for record in found]
-    return [
-        name if name == origin else f"{name} ({origin})"
-        for name, origin in zip(names, origins, strict=True)
-    ]
+    counts = {name: len(given) for name, given in sources.items()}
+    stage_of_step, starts = curriculum.stage_of_steps(), curriculum.stage_starts()
+
+    @lru_cache(1)
+    def plan_of(index: int) -> RowPlan:
+        stage = curriculum.stages[index]
+        return plan_rows(stage, counts, lengths or {}, (seed, index), too_long, longest)
+
+    def ids(step: int) -> list[str]:
+        index = int(stage_of_step[step])
+        rows, _ = plan_of(index).at(
+            step - starts[index], range(curriculum.stages[index].batch_size)
+        )
+        names = [f"{row.source}#{place}" for row in rows for place in row.records]
+        found = [record for row in rows for record in _read(sources, row)]
+        origins = [f"{record.source}#{record.index}" for record in found]
+        return [
+            name if name == origin else f"{name} ({origin})"
+            for name, origin in zip(names, origins, strict=True)
+        ]
+
+    return ids
 
 
 def drops_context(probability: float, position: Sequence[int], count: int = 1) -> np.ndarray:

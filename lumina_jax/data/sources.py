@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Generator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,14 @@ def batches_of(
 def record_ids_of(
     experiment: Experiment, curriculum: Curriculum, folders: Mapping[str, str | Path]
 ) -> Callable[[int], list[str]]:
-    """The names of the records of any step's whole batch; see `pipeline.record_ids`."""
-    records, planned = _opened(experiment, folders)
-    return lambda step: record_ids(records, curriculum, experiment.data.seed, step, **planned)
+    """The names of the records of any step's whole batch; see `pipeline.record_ids`. Opens at the first question."""
+
+    @cache
+    def ids() -> Callable[[int], list[str]]:
+        records, planned = _opened(experiment, folders)
+        return record_ids(records, curriculum, experiment.data.seed, **planned)
+
+    return lambda step: ids()(step)
 
 
 def _opened(

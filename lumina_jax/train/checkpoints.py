@@ -102,6 +102,8 @@ class TrainCheckpoints:
                 notes = self._orbax.checkpointables_metadata(step).custom_metadata or {}
         except Exception as error:  # Orbax raises half a dozen unrelated types for a damaged folder
             raise CheckpointError(f"{where}: unreadable ({short(error)})") from error
+        if not any(name.startswith("digests") for name in notes):
+            raise CheckpointError(f"{where}: its digests are missing")
         if DIGESTS not in notes:
             raise ValueError(
                 f"{where}: written by another version, whose digests this one cannot check: go on with that one, "

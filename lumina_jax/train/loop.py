@@ -1,7 +1,7 @@
 """The training loop: the only place of a run with side effects. Resuming is starting again."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lumina_jax.paths import as_path
 from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
-from lumina_jax.train.held_out import HeldOut, held_out_experiment
+from lumina_jax.train.held_out import HeldOut, check_apart, held_out_experiment
 from lumina_jax.train.metrics import KindMeans, draw_curve
 from lumina_jax.train.nonfinite import NonFiniteSteps, keep_where_finite
 from lumina_jax.train.reporting import Batch, Report, say
@@ -90,7 +90,7 @@ class _Run:
         self.abstract = jax.eval_shape(trainee.init, self.seed_key)
         self.shardings = trainee.shardings(self.abstract)
         self.layout, self.batch_sharding = layout, batch_sharding(layout)
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of the last batch
+        self.compiled: set[tuple[Hashable, ...]] = set()  # programs that have run once
         self.meta: Mapping[str, Any] = {}  # of the checkpoint that the run goes on from
         whole = replicated(layout)
 
@@ -148,9 +148,10 @@ class _Run:
         """Make or find what the run reads."""
         train, ids = self.experiment.train, self.trainee.record_ids
         self.batches = self.trainee.batches(data_dir)
-        self.record_ids = None if ids is None else lambda step: ids(data_dir)(step)
+        self.record_ids = None if ids is None else ids(data_dir)
         self.held_out = None
         if train.eval_source and train.eval_every:
+            check_apart(self.experiment)
             held_out = held_out_experiment(self.experiment)
             trainee = make_trainee(held_out, Curriculum(held_out.train.stages), self.layout, init)
             self.held_out = HeldOut(trainee, self.layout, self.shardings, data_dir)
@@ -172,9 +173,10 @@ class _Run:
         pending: tuple[int, Any, Batch] | None = None
         with ExitStack() as stack:
             batches = stack.enter_context(closing(self.batches(step)))
-            self.report = stack.enter_context(closing(report))
+            self.report = stack.enter_context(report)
             self.watchdog = stack.enter_context(watchdog)
             asked_to_stop = stack.enter_context(stop_on_signals())
+            self.watchdog.beat()  # the first batch is due in time as well
             while step < total and not asked_to_stop(step):
                 batch = report.next(batches)
                 state, metrics = self._advance(state, batch)
@@ -203,11 +205,15 @@ class _Run:
         )
 
     def _advance(self, state: Any, batch: Batch) -> tuple[Any, Any]:
-        """One step, sent to the devices; a batch of new shapes is compiled first, however long that takes."""
-        shapes = {name: rows.shape for name, rows in batch.items()}
-        new, self.shapes = shapes != self.shapes, shapes
-        with self.watchdog.paused() if new else nullcontext():
+        """One step, sent to the devices."""
+        with self._at_leisure("step", *(rows.shape for rows in batch.values())):
             return self.step(state, self._place(batch))
+
+    def _at_leisure(self, *program: Hashable) -> AbstractContextManager[None]:
+        """The first time that it is asked for a program, which is compiled within, nothing is due in time."""
+        new = program not in self.compiled
+        self.compiled.add(program)
+        return self.watchdog.paused() if new else nullcontext()
 
     def _finish(self, pending: tuple[int, Any, Batch]) -> None:
         """Wait for a step and report it."""
@@ -223,28 +229,37 @@ class _Run:
         scores: dict[str, float] = {}
         self.watchdog.beat()
         if self.held_out is not None:
-            scores |= self.held_out(state, self._place)
+            with self._at_leisure("held-out"):
+                scores |= self.held_out(state, self._place)
             self.watchdog.beat()
         if self.on_eval:
-            scores |= self.on_eval(self.trainee.whole(state), step, self.workdir)
+            stage = sum(step > boundary for boundary in self.curriculum.boundaries)
+            with self._at_leisure("on_eval", stage):  # its pictures may have the stage's size
+                scores |= self.on_eval(self.trainee.whole(state), step, self.workdir)
             self.watchdog.beat()
         if scores:
             self.report.write(step, scores)
             self.report.flush()
 
     def _save(self, step: int, state: Any) -> None:
-        """A checkpoint to resume from, written in the background, and the released model."""
+        """A checkpoint to resume from, written in the background, and the released model; each in a step's time."""
         self.saved = step
+        self.watchdog.beat()
         self.report.flush()  # before the checkpoint: a run that resumes there finds every line up to it
         if self.checkpoints.latest() != step:
             meta = {"step": step, "seed": self.experiment.train.seed, **self.report.meta}
             self.checkpoints.save(step, self.trainee.saved(state), meta)
+            self.watchdog.beat()
+        if (
+            self.trainee.export is not None
+        ):  # before the model, whose step says that all is released
+            self.trainee.export(state, self.workdir)
+            self.watchdog.beat()
         notes = {"step": step, "trainee": self.experiment.trainee}
         notes["sample"] = config_to_dict(self.experiment.sample)
         trees, model = self.trainee.release(state), self.experiment.model
         save_model(self.workdir / "model", trees, model, self.trainee.tokenizer, notes)
-        if self.trainee.export is not None:
-            self.trainee.export(state, self.workdir)
+        self.watchdog.beat()
 
     def _is_released(self, step: int) -> bool:
         """Whether `model/` holds this step: a kill between a checkpoint and its model leaves an older one."""

@@ -90,9 +90,12 @@ class Report:
         """See that a reader finds all that was written."""
         self._log.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
         """Finish files, bar and curves."""
         self._progress.close()
         self._log.close()
         if self._wandb is not None:
-            self._wandb.close()
+            self._wandb.close(exit_code=0 if error is None else 1)

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a question that the loop asks between steps."""
 
+import os
 import signal
 import sys
 import threading
@@ -15,25 +16,27 @@ from jax.experimental import multihost_utils
 def stop_on_signals() -> Iterator[Callable[[int], bool]]:
     """A test, given the step, of whether Ctrl-C or SIGTERM asked to stop; a second Ctrl-C interrupts at once.
 
-    In a cluster JAX turns the SIGTERM of any one process into the same answer on all of them.
+    In a cluster JAX turns the SIGTERM of any one process into the same answer on all of them; Ctrl-C becomes one.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    stopping = threading.Event()
+    in_cluster, asked = jax.process_count() > 1, threading.Event()
 
     def stop(number: int, _: Any) -> None:
-        if stopping.is_set() and number == signal.SIGINT:
+        if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        asked.set()
         print("\nstopping after this step; the run is being saved", file=sys.stderr)
-        stopping.set()
+        if in_cluster:
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX has its own handler of it
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT,) if in_cluster else (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():
         numbers = ()  # only the main thread may set handlers
     previous = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield lambda step: stopping.is_set()
+        if in_cluster:
+            yield multihost_utils.reached_preemption_sync_point
+        else:
+            yield lambda step: asked.is_set()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -35,9 +35,9 @@ class WandbLog:
         """One point of every curve. Steps that the run logged before it was killed are ignored: they are the same."""
         self._run.log(dict(numbers), step=step)
 
-    def close(self) -> None:
-        """Send what is left."""
-        self._run.finish()
+    def close(self, exit_code: int = 0) -> None:
+        """Send what is left; another `exit_code` than 0 marks the run as failed."""
+        self._run.finish(exit_code=exit_code)
 
 
 def import_wandb() -> Any:

@@ -68,8 +68,6 @@ def _bound(content: dict[str, Any]) -> dict[str, Any]:
     for part in ("data", "train"):
         free = FREE_FIELDS[part]
         bound[part] = {name: value for name, value in content[part].items() if name not in free}
-    trained = [
-        s for s in content["data"]["sources"] if s["name"] != content["train"]["eval_source"]
-    ]
-    bound["data"]["sources"] = trained
+    mixed = {name for stage in content["train"]["stages"] for name, _ in stage["mixture"]}
+    bound["data"]["sources"] = [s for s in content["data"]["sources"] if s["name"] in mixed]
     return bound

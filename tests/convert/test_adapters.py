@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lumina_jax import Lumina
-from lumina_jax.convert.adapters import CONFIG, read_adapter, write_adapter
+from lumina_jax.convert import adapters as adapters_module
+from lumina_jax.convert.adapters import CONFIG, WEIGHTS, read_adapter, write_adapter
 from lumina_jax.convert.layouts import open_weights
 from lumina_jax.convert.tensor_files import open_tensors
 from lumina_jax.experiment import LORA_TARGETS, LoraConfig
@@ -52,6 +53,18 @@ def test_adapters_come_back_as_written_stacked_or_not(config, tmp_path: Path):
     same(read_adapter(tmp_path / "b", stacked)[1], adapters)
     files = [tmp_path / name / "adapter_model.safetensors" for name in ("a", "b")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_config_of_an_adapter_is_written_last(config, tmp_path: Path, monkeypatch):
+    """A kill leaves no folder that looks whole."""
+
+    def killed(*_: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(adapters_module, "write_json", killed)
+    with pytest.raises(InterruptedError):
+        write_adapter(tmp_path, random_adapters(config), config, LORA)
+    assert [file.name for file in tmp_path.iterdir()] == [WEIGHTS]
 
 
 @pytest.mark.slow

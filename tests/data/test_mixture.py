@@ -1,10 +1,13 @@
 """Rows of a stage: packed, in buckets, without what is too long; the same for any start, host and worker."""
 
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from lumina_jax.data import pipeline
 from lumina_jax.data.mixture import plan_rows, say
 from lumina_jax.data.packing import plan_bins
 from lumina_jax.data.pipeline import record_ids, rows_of_records, token_batches
@@ -188,11 +191,26 @@ def test_bins_that_are_half_empty_are_told():
     assert plan_rows(fuller, {"a": 200}, {"a": np.full(200, 300)}, (0, 3)).notes == []
 
 
+def test_a_stage_is_planned_once_for_all_its_steps(monkeypatch):
+    planned: Counter[str] = Counter()
+
+    def plan(stage: Stage, *arguments: Any) -> Any:
+        planned[stage.layout] += 1
+        return plan_rows(stage, *arguments)
+
+    monkeypatch.setattr(pipeline, "plan_rows", plan)
+    ids = record_ids(SOURCES, Curriculum((PACKED, PADDED)), 0, lengths=LENGTHS)
+    for step in range(PACKED.steps + PADDED.steps):
+        ids(step)
+    assert planned == {"packed": 1, "padded": 1}
+
+
 def test_records_of_a_step_are_named_in_the_order_of_its_batch(small_tokenizer):
     curriculum = Curriculum((PACKED, BUCKETS, PADDED))
+    ids = record_ids(SOURCES, curriculum, 0, lengths=LENGTHS)
     for step, batch in enumerate(batches(small_tokenizer)):
         names = [f"{name}#{index}" for name, index in records_in(batch)]
-        assert record_ids(SOURCES, curriculum, 0, step, lengths=LENGTHS) == names
+        assert ids(step) == names
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,8 +51,12 @@ def tiny_assets(tmp_path_factory: pytest.TempPathFactory, small_tokenizer) -> Pa
 @pytest.fixture(scope="session")
 def tiny_records(tmp_path_factory: pytest.TempPathFactory, small_tokenizer) -> Path:
     """A folder of two shards of text-to-image records of random codes."""
-    folder = tmp_path_factory.mktemp("records")
-    rng = np.random.default_rng(0)
+    return write_records(tmp_path_factory.mktemp("records"), small_tokenizer)
+
+
+def write_records(folder: Path, small_tokenizer: Any, seed: int = 0) -> Path:
+    """NUM_RECORDS in two shards, other codes for another seed."""
+    rng = np.random.default_rng(seed)
 
     def record(index: int) -> bytes:
         columns = 2 + index % 3

@@ -13,6 +13,7 @@ from lumina_jax.config_json import config_to_dict
 from lumina_jax.experiment import Experiment
 from lumina_jax.train.metrics import read_metrics
 
+CLOCK = ("steps_per_s", "tokens_per_s", "data_wait", "mfu")  # what a log's lines say of it
 ROOT = Path(__file__).resolve().parents[2]
 # Beside the run it writes which rows it trained on: one line a step, a checksum of every row that this process loaded.
 SCRIPT = """

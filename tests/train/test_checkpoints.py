@@ -126,6 +126,21 @@ def test_damaged_newest_falls_back_and_is_set_aside(tmp_path: Path, capsys):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("left", [None, b""])
+def test_lost_notes_are_damage_too(tmp_path: Path, capsys, left: bytes | None):
+    save_steps(tmp_path, 1, 2)
+    notes = tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    notes.unlink()
+    if left is not None:
+        notes.write_bytes(left)
+    checkpoints = TrainCheckpoints(tmp_path)
+    restored = checkpoints.restore(abstract(state_at(0)))
+    assert restored is not None and int(restored[0].step) == 1
+    assert "checkpoints/2" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints" / "damaged-2").is_dir()
+    checkpoints.close()
+
+
 def test_silently_changed_values_are_noticed(tmp_path: Path, monkeypatch, capsys):
     save_steps(tmp_path, 1)
     with monkeypatch.context() as patch:

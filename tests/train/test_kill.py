@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from lumina_jax.checkpoint import digest
-from lumina_jax.experiment import Experiment
+from lumina_jax.data.records import unpack_record
+from lumina_jax.data.shards import finish as write_index
+from lumina_jax.data.shards import open_shards
+from lumina_jax.experiment import DataConfig, Experiment, OptimizerConfig, RecordSource
 from lumina_jax.train.metrics import read_metrics
 from tests.train.processes import (
     QUICKLY,
@@ -65,6 +69,30 @@ def whole(tiny_run: Callable[..., Experiment], tmp_path: Path) -> list[tuple[int
     return losses(workdir)
 
 
+def with_everything(tiny_run: Callable[..., Experiment], tmp_path: Path) -> Experiment:
+    """300 steps of all that a resumed run could get wrong: bins, dropout, averaged weights, micro-batches."""
+    plain = tiny_run()
+    (source,), folder = plain.data.sources, tmp_path / "with-lengths"
+    assert isinstance(source, RecordSource)
+    shutil.copytree(source.path, folder)
+    lengths = [len(unpack_record(packed).tokens) for packed in open_shards(folder)]
+    write_index(folder, len(lengths), {}, lengths)
+    first, second = (replace(stage, steps=150) for stage in plain.train.stages)
+    packed = replace(first, layout="packed", max_tokens=2 * max(lengths))
+    transformer = replace(plain.model.transformer, dropout=0.1)
+    settings = tiny_run(
+        stages=(packed, second),
+        save_every=10,
+        accumulation=2,
+        optimizer=OptimizerConfig(ema_decay=0.9),
+    )
+    return replace(
+        settings,
+        model=replace(plain.model, transformer=transformer),
+        data=DataConfig((RecordSource(source.name, str(folder)),)),
+    )
+
+
 @pytest.mark.slow
 def test_killed_twenty_times_at_random_moments_equals_uninterrupted(tiny_run, tmp_path: Path):
     """Moments of training, spread over its 300 steps; a save takes longer than ten steps, so most lie within one.
@@ -74,8 +102,7 @@ def test_killed_twenty_times_at_random_moments_equals_uninterrupted(tiny_run, tm
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # shown by pytest where the test fails
     rng = random.Random(seed)
-    stages = tuple(replace(stage, steps=150) for stage in tiny_run().train.stages)
-    experiment = tiny_run(stages=stages, save_every=10)
+    experiment = with_everything(tiny_run, tmp_path)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     began = time.monotonic()
     process = start(experiment, whole, devices=1)
@@ -120,12 +147,13 @@ def test_quick_run_killed_at_a_random_step_equals_uninterrupted(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_with_0(tiny_run, whole, tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_0(tiny_run, whole, tmp_path: Path, number):
     workdir = tmp_path / "stopped"
     process = start(tiny_run(save_every=100), workdir)
     while process.poll() is None and not read_metrics(workdir):
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     finish(process, workdir)
     assert (workdir / "model" / "config.json").is_file()
     finish(start(tiny_run(save_every=100), workdir), workdir)
@@ -141,6 +169,21 @@ def test_two_processes_equal_one(tiny_run, whole, tmp_path: Path):
     found = losses(workdir)
     assert [step for step, _ in found] == [step for step, _ in whole]
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in whole], abs=1e-5)
+    assert (workdir / "model" / "config.json").is_file()
+
+
+@pytest.mark.multihost
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_of_two_stops_both_with_0(tiny_run, tmp_path: Path, number):
+    workdir = tmp_path / "stopped"
+    stages = tuple(replace(stage, steps=1500) for stage in tiny_run().train.stages)
+    first, second = start_cluster(tiny_run(stages=stages, save_every=10_000), workdir, 2)
+    while second.poll() is None and not read_metrics(workdir):
+        time.sleep(0.02)
+    second.send_signal(number)
+    for process in (first, second):
+        finish(process, workdir)
+    assert 0 < newest_checkpoint(workdir) < 3000
     assert (workdir / "model" / "config.json").is_file()
 
 

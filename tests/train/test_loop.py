@@ -18,8 +18,7 @@ from lumina_jax.config_json import config_to_dict
 from lumina_jax.experiment import Experiment
 from lumina_jax.train.loop import train
 from lumina_jax.train.metrics import read_metrics
-
-TIMES = ("steps_per_s", "tokens_per_s", "data_wait", "mfu")
+from tests.train.processes import CLOCK
 
 
 class Crash(Exception):
@@ -51,7 +50,7 @@ def signal_at(step: int) -> Callable[[Any, int, Path], dict[str, float]]:
 def numbers(workdir: Path) -> list[dict[str, float]]:
     """Logged metrics of the steps, without what the clock or an evaluation says."""
     rows = [row for row in read_metrics(workdir) if "loss" in row]
-    return [{name: row[name] for name in row if name not in TIMES} for row in rows]
+    return [{name: row[name] for name in row if name not in CLOCK} for row in rows]
 
 
 def assert_same_model(first: Path, second: Path) -> None:

@@ -20,8 +20,7 @@ from lumina_jax.train import loop
 from lumina_jax.train.metrics import read_metrics
 from lumina_jax.train.nonfinite import NonFiniteLoss, keep_where_finite
 from lumina_jax.train.step import apply_gradient, init_state
-
-CLOCK = ("steps_per_s", "tokens_per_s", "data_wait")
+from tests.train.processes import CLOCK
 
 
 class Crash(Exception):

@@ -17,6 +17,7 @@ from lumina_jax.experiment import Experiment, LoraConfig, MeshConfig, OptimizerC
 from lumina_jax.model.lora import adapted, merge
 from lumina_jax.model.params import abstract_params
 from lumina_jax.sharding import batch_sharding, make_layout
+from lumina_jax.train import loop
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.loop import train
@@ -24,8 +25,8 @@ from lumina_jax.train.metrics import read_metrics
 from lumina_jax.train.trained_part import divided, joined, select
 from lumina_jax.train.trainees import make_trainee
 from lumina_jax.train.workdir import claim_workdir
+from tests.train.processes import CLOCK
 
-TIMES = ("steps_per_s", "tokens_per_s")
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("q", "v", "down"))
 
 
@@ -37,7 +38,7 @@ def scanned(experiment: Experiment) -> Experiment:
 def rows(workdir: Path) -> list[dict[str, float]]:
     """Logged metrics of the steps, without what the clock says."""
     found = [row for row in read_metrics(workdir) if "loss" in row]
-    return [{n: row[n] for n in row if n not in TIMES} for row in found]
+    return [{n: row[n] for n in row if n not in CLOCK} for row in found]
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +237,27 @@ def test_adapter_run_interrupted_equals_uninterrupted_and_releases_what_it_train
     checkpoints.close()
     assert any(re.match(r"params\.layers\.00\.q\.a", name) for name in names)
     assert not [name for name in names if "frozen" in name or "embed" in name]
+
+
+@pytest.mark.slow
+def test_adapters_are_released_before_the_model_that_says_so(
+    tiny_run, base, tmp_path: Path, monkeypatch
+):
+    """A kill between the two is mended by starting again, which looks at the model alone."""
+    init, experiment = base(3), tiny_run(lora=LORA, save_every=100)
+
+    class Crash(Exception):
+        pass
+
+    def crash(*_: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(loop, "save_model", crash)
+        train(experiment, tmp_path, init=init)
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    train(experiment, tmp_path, init=init)
+    assert (tmp_path / "model" / "config.json").is_file()
 
 
 @pytest.mark.slow

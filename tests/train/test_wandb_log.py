@@ -17,14 +17,14 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     runs: list[dict[str, Any]] = []
 
     def init(**options: Any) -> SimpleNamespace:
-        run = {"options": options, "rows": [], "finished": 0}
+        run = {"options": options, "rows": [], "exit_codes": []}
         runs.append(run)
 
         def log(numbers: dict[str, float], step: int) -> None:
             run["rows"].append({"step": step, **numbers})
 
-        def finish() -> None:
-            run["finished"] += 1
+        def finish(exit_code: int) -> None:
+            run["exit_codes"].append(exit_code)
 
         return SimpleNamespace(log=log, finish=finish)
 
@@ -49,7 +49,7 @@ def test_project_gets_the_log_s_numbers_and_a_resumed_run_its_id(tiny_run, wandb
     assert first["options"]["config"]["train"]["save_every"] == 3
     assert second["options"]["id"] == first["options"]["id"]
     assert "mode" not in first["options"]  # WANDB_MODE decides
-    assert first["finished"] == second["finished"] == 1
+    assert (first["exit_codes"], second["exit_codes"]) == ([1], [0])
     rows = [row for row in first["rows"] if row["step"] <= 3] + second["rows"]
     assert rows == read_metrics(tmp_path)
     assert {"step": 8, "eval_score": 0.5} in rows

@@ -69,25 +69,58 @@ def test_nothing_is_watched_once_it_is_left(tmp_path: Path):
 
 
 HANG = """
-def stuck_at_the_fifth(self, batches, seen=[]):
+def stuck(self, batches, seen=[]):
     seen.append(0)
-    if len(seen) == 5:
+    if len(seen) == NUMBER:
         import time
         time.sleep(600)
     return noted(self, batches)
 
-Report.next = stuck_at_the_fifth
+Report.next = stuck
 """
 
 
 @pytest.mark.slow
-def test_a_run_that_hangs_ends_and_goes_on_where_it_was(tiny_run, tmp_path: Path):
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_run_that_hangs_ends_and_goes_on_where_it_was(tiny_run, tmp_path: Path, number: int):
+    """Waiting for its first batch, and for a later one."""
     whole, hung = tmp_path / "whole", tmp_path / "hung"
     finish(start(tiny_run(), whole, devices=1), whole)
     assert not list(whole.glob("hang-*"))
     experiment = tiny_run(hang_minutes=0.2)
-    assert start(experiment, hung, devices=1, first=HANG).wait(timeout=300) == 3
-    assert "in stuck_at_the_fifth" in (hung / "hang-0.txt").read_text()
+    first = HANG.replace("NUMBER", str(number))
+    assert start(experiment, hung, devices=1, first=first).wait(timeout=300) == 3
+    assert "in stuck" in (hung / "hang-0.txt").read_text()
     assert "process 0 has finished no step for 1" in log_of(hung).read_text()  # 12 seconds or more
     finish(start(experiment, hung, devices=1), hung)
     assert losses(hung) == losses(whole)
+
+
+LONG = """
+import time
+from functools import partial
+from lumina_jax.train import loop
+from lumina_jax.train.checkpoints import TrainCheckpoints
+
+def slowly(function, seconds, *arguments):
+    time.sleep(seconds)
+    return function(*arguments)
+
+def on_eval(state, step, workdir, seconds=[20]):
+    time.sleep(seconds.pop() if seconds else 0)
+    return {}
+
+loop.save_model = partial(slowly, loop.save_model, 8)
+TrainCheckpoints.wait = lambda self: slowly(self._orbax.wait, 8)
+TrainCheckpoints.save = lambda self, *rest, save=TrainCheckpoints.save: slowly(save, 8, self, *rest)
+train = partial(train, on_eval=on_eval)
+"""
+
+
+@pytest.mark.slow
+def test_a_first_evaluation_and_the_parts_of_a_save_have_their_time(tiny_run, tmp_path: Path):
+    """The sampler is compiled; checkpoint, model and the end of the save take as long as a step may, each."""
+    workdir = tmp_path / "run"
+    experiment = tiny_run(hang_minutes=0.2, eval_every=4, save_every=100)
+    finish(start(experiment, workdir, devices=1, first=LONG), workdir)
+    assert len(losses(workdir)) == 8

@@ -35,9 +35,11 @@ def test_a_held_out_source_may_come_and_go(tiny_run, tmp_path: Path):
     with_rest = replace(tiny_run(), data=DataConfig(sources))
     held_out = replace(with_rest, train=replace(with_rest.train, eval_source="rest"))
     claim_workdir(held_out, tmp_path)
+    claim_workdir(with_rest, tmp_path)  # --train.eval-source "", the run file still lists it
     claim_workdir(tiny_run(), tmp_path)
-    with pytest.raises(ValueError, match="data.sources"):
-        claim_workdir(with_rest, tmp_path)
+    moved = DataConfig((replace(sources[0], path="moved"), sources[1]))
+    with pytest.raises(ValueError, match="data.sources.0.path"):
+        claim_workdir(replace(held_out, data=moved), tmp_path)
 
 
 def test_other_assets_are_refused(tiny_run, tmp_path: Path):
