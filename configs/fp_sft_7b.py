@@ -42,7 +42,7 @@ LONGEST_RECORD = 4608  # tokens: the longest image of 1024 (4228) and its captio
 
 
 def get_config() -> Experiment:
-    """Three stages at a constant rate, each from the last one's weights."""
+    """Three stages, each from the last one's weights, warmed up, then at a constant rate."""
     sources = tuple(RecordSource(f"pairs_{px}", f"data/pairs_{px}") for px in MAX_TOKENS)
     shares = {512: 2, 768: 1, 1024: 1}
     stages = tuple(
@@ -53,7 +53,8 @@ def get_config() -> Experiment:
             mixture=((f"pairs_{px}", 1.0),),
             max_tokens=max_tokens,
             layout="packed",
-            warmup_steps=STEPS_PER_PASS // 100 if px == 512 else 0,  # 0.01 epoch [L]
+            warmup_steps=STEPS_PER_PASS // 100,  # 0.01 epoch [L]
+            warmup_from=0.0,  # every area is a run of its own [L]
         )
         for px, max_tokens in MAX_TOKENS.items()
     )

@@ -28,7 +28,9 @@ class Stage:
     # what a row is: a record and padding, a bin of whole records, or a record of a batch of similar lengths
     layout: Literal["padded", "packed", "buckets"] = "padded"
     buckets: tuple[int, ...] = ()  # "buckets": the S a batch may have, rising to max_tokens
-    warmup_steps: int = 0  # linear, from the previous stage's last rate (from 0 in the first)
+    warmup_steps: int = 0  # linear, from warmup_from
+    # the rate; None: the previous stage's last, 0 in the first. 0.0: as in a run of the stage's own [L]
+    warmup_from: float | None = None
     # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
     final_ratio: float = 1.0
 
@@ -36,6 +38,7 @@ class Stage:
         require(self.steps > 0, f"stage of {self.steps} steps: want at least 1")
         require(self.batch_size > 0, f"batch_size {self.batch_size}: want at least 1")
         require(0 <= self.warmup_steps <= self.steps, "warmup_steps must lie within the stage")
+        require((self.warmup_from or 0) >= 0, f"warmup_from {self.warmup_from}: want 0 or more")
         require(bool(self.mixture), "a stage needs at least one (source, weight) in its mixture")
         for name, weight in self.mixture:
             require(weight > 0, f"mixture: weight {weight} of {name}: want more than 0")

@@ -151,6 +151,16 @@ def test_7b_run_keeps_the_originals_figures():
     assert {stage.final_ratio for stage in train.stages} == {1.0}
 
 
+@pytest.mark.parametrize("name", ["fp_sft_7b", "fp_sft_34b"])
+def test_every_stage_of_the_progressive_runs_warms_up_from_nothing(name: str):
+    """The original starts a run of its own for every area; each warms up over 0.01 epoch."""
+    curriculum = Curriculum(load_run_file(ROOT / "configs" / f"{name}.py").train.stages)
+    assert len(curriculum.stages) == 3
+    for start in curriculum.stage_starts():
+        found = [float(curriculum.learning_rate(start + step)) for step in (0, 195, 390, 391)]
+        assert found == pytest.approx([0.0, 1e-5, 2e-5, 2e-5])
+
+
 def test_7b_adapters_need_a_base_in_bfloat16_and_little_else():
     """The run card's count: 40.0 million float32 numbers beside 14.0 GB, and moments for them alone."""
     _, state = step_and_state(load_run_file(ROOT / "configs" / "lora_7b.py"))

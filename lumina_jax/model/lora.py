@@ -112,7 +112,10 @@ def adapted(
     layers, factors = base["layers"], adapters["layers"]
     names, keys = sorted(lora.targets), None
     if key is not None and lora.dropout > 0:
-        keys = jax.random.split(key, (config.num_layers, len(names)))
+        apart = jax.random.fold_in(
+            key, 2 * config.num_layers
+        )  # `Block._drop` folds in smaller numbers
+        keys = jax.random.split(apart, (config.num_layers, len(names)))
 
     def join(weights: Params, factors: Params, keys: Any) -> Params:
         joined = dict(weights)
