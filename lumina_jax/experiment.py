@@ -11,6 +11,7 @@ from typing import Literal
 from lumina_jax.config import ModelConfig, SampleConfig, require
 
 LAYOUTS = ("padded", "packed", "buckets")
+MAX_LOGITS_GIB = 4  # of a micro-batch, float32, over all devices
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -234,6 +235,8 @@ class TrainConfig:
         require(
             not (self.lora and self.trainable), "lora and trainable: adapters or weights, not both"
         )
+        zeroed = bool(self.lora) and self.zero_code_logits
+        require(not zeroed, "lora and zero_code_logits: adapters leave the head as --init's is")
 
 
 @dataclass(frozen=True)
@@ -256,6 +259,19 @@ class Experiment:
             "accumulation, trainable and lora are for transformers: a VQGAN trains whole",
         )
         self._check_eval_source()
+        if self.trainee == "transformer":
+            self._check_logits()
+
+    def _check_logits(self) -> None:
+        train, vocab_size = self.train, self.model.transformer.vocab_size
+        for stage in train.stages:
+            rows = stage.batch_size // train.accumulation
+            gib = 4 * rows * stage.max_tokens * vocab_size / 2**30
+            require(
+                gib < MAX_LOGITS_GIB or train.loss.logits_chunk > 0,
+                f"logits of {rows} x {stage.max_tokens} tokens are {gib:.1f} GiB; "
+                "set train.loss.logits_chunk, such as 512",
+            )
 
     def _check_eval_source(self) -> None:
         name = self.train.eval_source

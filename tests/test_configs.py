@@ -1,6 +1,7 @@
 """Every run file loads, and its step can be built."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +17,7 @@ from lumina_jax.data.images import record_rng, source_sizes
 from lumina_jax.data.recipes import make_conversation
 from lumina_jax.data.scenes.captions import held_out_text
 from lumina_jax.data.scenes.scene import RESERVED_COLOURS, RESERVED_SHAPES, held_out, sample_scene
-from lumina_jax.experiment import Experiment, ScenesSource
+from lumina_jax.experiment import Experiment, LossConfig, ScenesSource
 from lumina_jax.model.params import count_params, init_params, param_letters
 from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum
@@ -159,6 +160,18 @@ def test_every_stage_of_the_progressive_runs_warms_up_from_nothing(name: str):
     for start in curriculum.stage_starts():
         found = [float(curriculum.learning_rate(start + step)) for step in (0, 195, 390, 391)]
         assert found == pytest.approx([0.0, 1e-5, 2e-5, 2e-5])
+
+
+def test_logits_that_fill_a_device_are_refused():
+    """2 x 8192 x 65,536 float32 are 4 GiB. A half of it is let through, and any amount in chunks."""
+    run = load_run_file(ROOT / "configs" / "fp_sft_7b.py")
+    stage = replace(run.train.stages[0], batch_size=4, max_tokens=8192)
+    train = replace(run.train, stages=(stage,), accumulation=4, loss=LossConfig())
+    assert replace(run, train=train).train.loss.logits_chunk == 0
+    with pytest.raises(ValueError, match=r"2 x 8192 tokens are 4.0 GiB; set train.loss.logits_c"):
+        replace(run, train=replace(train, accumulation=2))
+    chunked = replace(train, accumulation=1, loss=LossConfig(logits_chunk=512))
+    assert replace(run, train=chunked).train.accumulation == 1
 
 
 def test_7b_adapters_need_a_base_in_bfloat16_and_little_else():

@@ -184,6 +184,8 @@ def test_adapters_want_the_model_they_adapt_and_no_other(tiny_run, base, tmp_pat
 def test_adapters_and_a_selection_exclude_each_other(tiny_run, tiny_vqgan_run):
     with pytest.raises(ValueError, match="lora and trainable: adapters or weights"):
         tiny_run(lora=LORA, trainable=("q",))
+    with pytest.raises(ValueError, match="lora and zero_code_logits: adapters leave the head"):
+        tiny_run(lora=LORA, zero_code_logits=True)
     with pytest.raises(ValueError, match="for transformers: a VQGAN trains whole"):
         replace(tiny_vqgan_run, train=replace(tiny_vqgan_run.train, lora=LORA))
 
