@@ -213,9 +213,7 @@ class TrainConfig:
     keep_last: int = 2  # checkpoints
     keep_every: int = 0  # steps: checkpoints at its multiples are kept beside the last; 0: none
     eval_every: int = 1000  # steps between sample grids and losses on eval_source; 0: never
-    eval_prompts: tuple[
-        str, ...
-    ] = ()  # drawn as a grid at every evaluation; a run on scenes has its own
+    eval_prompts: tuple[str, ...] = ()  # drawn as a grid at every evaluation
     eval_source: str = ""  # the one of data.sources, in no mixture, whose loss is logged; "": none
     eval_batches: int = 8  # of the last stage's size, at every evaluation
     max_nonfinite: int = 0  # steps without a finite loss that are skipped; one more stops the run

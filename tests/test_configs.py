@@ -1,6 +1,7 @@
 """Every run file loads, and its step can be built."""
 
 import json
+import shlex
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -11,13 +12,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lumina_jax.cli import load_run_file
+from lumina_jax.cli import load_run_file, parse_arguments
 from lumina_jax.config_json import config_from_dict, config_to_dict
+from lumina_jax.convert.__main__ import Convert
 from lumina_jax.data.images import record_rng, source_sizes
+from lumina_jax.data.pretokenize.__main__ import Options
 from lumina_jax.data.recipes import make_conversation
 from lumina_jax.data.scenes.captions import held_out_text
 from lumina_jax.data.scenes.scene import RESERVED_COLOURS, RESERVED_SHAPES, held_out, sample_scene
-from lumina_jax.experiment import Experiment, LossConfig, ScenesSource
+from lumina_jax.evals.hooks import make_on_eval
+from lumina_jax.experiment import Experiment, LossConfig, RecordSource, ScenesSource
 from lumina_jax.model.params import count_params, init_params, param_letters
 from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum
@@ -80,7 +84,7 @@ def test_run_file_loads_and_survives_json(path: Path):
     assert config_from_dict(Experiment, content) == experiment
     known = {source.name for source in experiment.data.sources}
     mixed = {name for stage in experiment.train.stages for name, _ in stage.mixture}
-    assert mixed == known
+    assert mixed | {experiment.train.eval_source} - {""} == known
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
@@ -111,6 +115,47 @@ def test_run_file_says_its_command_and_hardware(path: Path):
     card = path.read_text().split('"""')[1]
     assert f"python train.py configs/{path.name} --workdir" in card
     assert "Hardware:" in card and "Expected:" in card
+
+
+def commands_of(name: str, module: str) -> list[list[str]]:
+    """The arguments of the command lines of `module` in a run card."""
+    card = (ROOT / "configs" / f"{name}.py").read_text().split('"""')[1]
+    lines = [line.strip() for line in card.replace("\\\n", "").splitlines()]
+    start = f"python -m lumina_jax.{module} "
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
+
+
+@pytest.mark.parametrize("name", ["fp_sft_7b", "lora_7b"])
+def test_run_cards_make_the_records_that_their_runs_read(name: str):
+    experiment = load_run_file(ROOT / "configs" / f"{name}.py")
+    made = [
+        parse_arguments(Options, line, prog="") for line in commands_of(name, "data.pretokenize")
+    ]
+    paths = {source.path for source in experiment.data.sources if isinstance(source, RecordSource)}
+    others = {"data/pairs_768", "data/pairs_1024"} if name == "fp_sft_7b" else set()
+    assert {str(options.dst) for options in made} == paths - others
+    for options in made:
+        assert options.tokenise.checkpoint == experiment.assets
+        assert options.tokenise.max_tokens == experiment.model.max_tokens
+        assert set(options.tokenise.target_px) <= {512, 768, 1024}
+
+
+@pytest.mark.parametrize("name", ["fp_sft_7b", "fp_sft_34b"])
+def test_run_cards_convert_chameleon_to_images_of_any_shape(name: str):
+    """Converted as it is, records would be made in its own layout: squares, and prompts without a size."""
+    (line,) = commands_of(name, "convert")
+    command = parse_arguments(Convert, line, prog="")
+    assert str(command.destination) == load_run_file(ROOT / "configs" / f"{name}.py").assets
+    assert command.options.image_layout == "uni_rep"
+
+
+@pytest.mark.parametrize("name", ["fp_sft_7b", "fp_sft_34b"])
+def test_progressive_runs_keep_checkpoints_and_log_a_held_out_loss(name: str):
+    experiment = load_run_file(ROOT / "configs" / f"{name}.py")
+    train = experiment.train
+    assert train.keep_every % train.save_every == 0 < train.keep_every
+    assert train.eval_source and train.eval_every > 0
+    assert make_on_eval(experiment) is None  # no scenes are painted
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
