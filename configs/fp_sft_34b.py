@@ -4,8 +4,8 @@ r"""Flexible progressive fine-tuning of Chameleon-34B (arXiv 2408.02657, 2.2): f
         --assets checkpoints/chameleon_34b --distributed
 
 Source: the paper trains its 34B as its 7B, but for the dropout, of which the code's tables give "30B" none. Released is
-the 512 model alone, so the two later stages have nothing to be compared with. Records, bins and held-out pairs are those
-of fp_sft_7b.py: both releases of Meta have one tokenizer and one VQGAN.
+the 512 model alone, so the two later stages have nothing to be compared with. Records, bins and held-out pairs are
+those of fp_sft_7b.py: both releases of Meta have one tokenizer and one VQGAN.
 
     python -m lumina_jax.convert models/30b checkpoints/chameleon_34b --image-layout uni_rep
 

@@ -7,8 +7,8 @@ r"""Flexible progressive fine-tuning of Chameleon-7B (arXiv 2408.02657, 2.2): 51
 
     python -m lumina_jax.convert models/7b checkpoints/chameleon_7b --image-layout uni_rep
 
-Records: pre-tokenised image-text pairs, one folder of shards an area, every image at the allowed crop nearest to its own
-shape. SRC is any corpus of docs/pretokenize.md; the same for 768 and 1024:
+Records: pre-tokenised image-text pairs, one folder of shards an area, every image at the allowed crop nearest to its
+own shape. SRC is any corpus of docs/pretokenize.md; the same for 768 and 1024:
 
     python -m lumina_jax.data.pretokenize SRC data/pairs_512 --target-px 512 --checkpoint checkpoints/chameleon_7b \
         --random-crop --max-tokens 4608
