@@ -3,20 +3,44 @@ r"""Flexible progressive fine-tuning of Chameleon-7B (arXiv 2408.02657, 2.2): 51
     python train.py configs/fp_sft_7b.py --workdir runs/fp_sft_7b --init checkpoints/chameleon_7b \
         --assets checkpoints/chameleon_7b --distributed
 
-Records: pre-tokenised image-text pairs under data/, one folder of ArrayRecord shards an area, every image at the
-allowed crop nearest to its own shape, packed by `lumina_jax.data.records` and written by `lumina_jax.data.shards`.
-`checkpoints/chameleon_7b` is Meta's release: `python -m lumina_jax.convert models/7b checkpoints/chameleon_7b`.
+`checkpoints/chameleon_7b` is Meta's release, told that its images are to be of any shape:
+
+    python -m lumina_jax.convert models/7b checkpoints/chameleon_7b --image-layout uni_rep
+
+Records: pre-tokenised image-text pairs, one folder of shards an area, every image at the allowed crop nearest to its
+own shape. SRC is any corpus of docs/pretokenize.md; the same for 768 and 1024:
+
+    python -m lumina_jax.data.pretokenize SRC data/pairs_512 --target-px 512 --checkpoint checkpoints/chameleon_7b \
+        --random-crop --max-tokens 4608
+
+Held out: some 1,100 pairs that are in no other folder, at all three areas, so that every area's loss is logged alone:
+
+    python -m lumina_jax.data.pretokenize HELD_OUT_SRC data/held_out --target-px 512 768 1024 \
+        --checkpoint checkpoints/chameleon_7b --max-tokens 4608
 
 Rows are bins of whole records. Pairs of photographs with captions of 70 tokens have 1134, 2360 and 4138 tokens in the
 mean: bins of 4608, 9600 and 8320 tokens hold 4, 4 and 2 of them and are 98 % full. 64, 64 and 128 bins are the
 original's 256 records a step: 0.3, 0.6 and 1.06 million tokens. Records of other lengths want other bins; the start
 of a run says how full they are, and which would be fuller.
 
-Hardware: 64 accelerators of 80 GB; the mesh takes every device. Attention with segments holds 27 to 36 GB a bin while a
-layer is recomputed (compiled for a CPU, a projection), so a device has room for two bins at a time; that of a padded
-run has no such need. The paper's run took 32 A100 for seven days on 10M pairs. Optimiser, losses, dropout, batch and
-rate are the original's; how long its stages were is not published, the steps here are one pass over 10M pairs shared
-out 2:1:1.
+Hardware: 32 accelerators of 80 GB, as many as the paper's; the mesh takes every device. A projection, counted and not
+measured but for attention, compiled for a CPU, in GB a bin of 4608, 9600 and 8320 tokens:
+
+    attention with segments, going back through a layer           1.2    2.6    2.3
+    the rest of a layer recomputed, 300 kB a token                1.4    2.9    2.5
+    inputs of 32 layers kept for going back, bfloat16             1.2    2.5    2.2
+    logits of a chunk and their gradient, float32, three times    0.4    0.4    0.4
+    together                                                      4.2    8.4    7.4
+    bins a device, and 3.5 of masters, moments and gradients     2: 12  2: 20  4: 33
+
+8 accelerators do with `--train.accumulation 4`: 14 of masters, moments and gradients, 3.5 of their sum, 4 bins: 47.
+Time (a projection, not measured): one pass over 10M pairs is 22 billion tokens and 9.4e20 FLOP. On 32 H100, what is
+computed twice included, products with weights at half of 989 TFLOP/s take 21 hours, those of attention in whole bins 8,
+its scores, which go through memory about ten times, 18: two days. The paper's run took 32 A100 for seven.
+Disk: a checkpoint has 84 GB; the last two are kept, and one of every 5,000 steps.
+
+Optimiser, losses, dropout, batch, rate and warm-up are the original's; how long its stages were is not published, the
+steps here are one pass over 10M pairs shared out 2:1:1.
 Expected: the first stage's loss falls within hours, and each later stage starts higher and falls faster.
 """
 
@@ -42,8 +66,9 @@ LONGEST_RECORD = 4608  # tokens: the longest image of 1024 (4228) and its captio
 
 
 def get_config() -> Experiment:
-    """Three stages at a constant rate, each from the last one's weights."""
-    sources = tuple(RecordSource(f"pairs_{px}", f"data/pairs_{px}") for px in MAX_TOKENS)
+    """Three stages, each from the last one's weights, warmed up, then at a constant rate."""
+    pairs = tuple(RecordSource(f"pairs_{px}", f"data/pairs_{px}") for px in MAX_TOKENS)
+    held_out = RecordSource("held_out", "data/held_out")
     shares = {512: 2, 768: 1, 1024: 1}
     stages = tuple(
         Stage(
@@ -53,7 +78,8 @@ def get_config() -> Experiment:
             mixture=((f"pairs_{px}", 1.0),),
             max_tokens=max_tokens,
             layout="packed",
-            warmup_steps=STEPS_PER_PASS // 100 if px == 512 else 0,  # 0.01 epoch [L]
+            warmup_steps=STEPS_PER_PASS // 100,  # 0.01 epoch [L]
+            warmup_from=0.0,  # every area is a run of its own [L]
         )
         for px, max_tokens in MAX_TOKENS.items()
     )
@@ -68,9 +94,10 @@ def get_config() -> Experiment:
         mesh=MeshConfig("fsdp", (("fsdp", -1),)),
         zero_code_logits=True,  # [L]
         save_every=1000,  # [L]
-        eval_every=0,
+        keep_every=5000,
+        eval_every=1000,
+        eval_source=held_out.name,
     )
     model = replace(base, transformer=transformer, max_tokens=LONGEST_RECORD, target_px=1024)
-    return Experiment(
-        "transformer", model, DataConfig(sources), train, assets="checkpoints/chameleon_7b"
-    )
+    data = DataConfig((*pairs, held_out))
+    return Experiment("transformer", model, data, train, assets="checkpoints/chameleon_7b")

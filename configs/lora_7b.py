@@ -5,7 +5,11 @@ r"""Low-rank adapters beside a released 7B, on one accelerator of 80 GB (Hu et a
 
 `checkpoints/lumina_7b_512` is Lumina-mGPT's release: `python -m lumina_jax.convert SRC checkpoints/lumina_7b_512`.
 Meta's own Chameleon will not do: its head is kept from image codes, and adapters leave the head as it is.
-Records: pre-tokenised image-text pairs in `data/pairs_512`, ArrayRecord shards as for fp_sft_7b.py.
+Records: pre-tokenised image-text pairs. SRC is any corpus of docs/pretokenize.md:
+
+    python -m lumina_jax.data.pretokenize SRC data/pairs_512 --target-px 512 --checkpoint checkpoints/lumina_7b_512 \
+        --max-tokens 1536
+
 Results: `runs/lora_7b/model`, merged, and `runs/lora_7b/adapter`, which PEFT reads.
 
 Hardware: one accelerator of 80 GB. A projection, counted and not measured, in GB:
@@ -19,7 +23,8 @@ Hardware: one accelerator of 80 GB. A projection, counted and not measured, in G
     together while training                                                            20
     while a model is saved: the merged weights, and again layer by layer             + 28
 
-At 40 % of an H100's bfloat16 rate, 2,000 steps of 16 x 1536 tokens take about an hour and a half.
+Time (a projection, not measured): at 40 % of an H100's bfloat16 rate, recomputation counted, 2,000 steps of 16 x 1536
+tokens take about an hour and a half.
 Expected: the loss falls within the first hundred steps; image tokens dominate it, see ce_image and ce_text.
 """
 

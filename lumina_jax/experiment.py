@@ -12,6 +12,7 @@ from typing import Literal
 from lumina_jax.config import ModelConfig, SampleConfig, require
 
 LAYOUTS = ("padded", "packed", "buckets")
+MAX_LOGITS_GIB = 4  # of a micro-batch, float32, over all devices
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -29,7 +30,9 @@ class Stage:
     # what a row is: a record and padding, a bin of whole records, or a record of a batch of similar lengths
     layout: Literal["padded", "packed", "buckets"] = "padded"
     buckets: tuple[int, ...] = ()  # "buckets": the S a batch may have, rising to max_tokens
-    warmup_steps: int = 0  # linear, from the previous stage's last rate (from 0 in the first)
+    warmup_steps: int = 0  # linear, from warmup_from
+    # the rate; None: the previous stage's last, 0 in the first. 0.0: as in a run of the stage's own [L]
+    warmup_from: float | None = None
     # cosine decay to learning_rate * final_ratio at the stage's end; 1 keeps it [L]
     final_ratio: float = 1.0
 
@@ -37,6 +40,7 @@ class Stage:
         require(self.steps > 0, f"stage of {self.steps} steps: want at least 1")
         require(self.batch_size > 0, f"batch_size {self.batch_size}: want at least 1")
         require(0 <= self.warmup_steps <= self.steps, "warmup_steps must lie within the stage")
+        require((self.warmup_from or 0) >= 0, f"warmup_from {self.warmup_from}: want 0 or more")
         require(bool(self.mixture), "a stage needs at least one (source, weight) in its mixture")
         for name, weight in self.mixture:
             require(weight > 0, f"mixture: weight {weight} of {name}: want more than 0")
@@ -234,6 +238,8 @@ class TrainConfig:
         require(
             not (self.lora and self.trainable), "lora and trainable: adapters or weights, not both"
         )
+        zeroed = bool(self.lora) and self.zero_code_logits
+        require(not zeroed, "lora and zero_code_logits: adapters leave the head as --init's is")
 
 
 @dataclass(frozen=True)
@@ -256,6 +262,19 @@ class Experiment:
             "accumulation, trainable and lora are for transformers: a VQGAN trains whole",
         )
         self._check_eval_source()
+        if self.trainee == "transformer":
+            self._check_logits()
+
+    def _check_logits(self) -> None:
+        train, vocab_size = self.train, self.model.transformer.vocab_size
+        for stage in train.stages:
+            rows = stage.batch_size // train.accumulation
+            gib = 4 * rows * stage.max_tokens * vocab_size / 2**30
+            require(
+                gib < MAX_LOGITS_GIB or train.loss.logits_chunk > 0,
+                f"logits of {rows} x {stage.max_tokens} tokens are {gib:.1f} GiB; "
+                "set train.loss.logits_chunk, such as 512",
+            )
 
     def _check_eval_source(self) -> None:
         name = self.train.eval_source

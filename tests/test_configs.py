@@ -1,6 +1,8 @@
 """Every run file loads, and its step can be built."""
 
 import json
+import shlex
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -10,13 +12,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lumina_jax.cli import load_run_file
+from lumina_jax.cli import load_run_file, parse_arguments
 from lumina_jax.config_json import config_from_dict, config_to_dict
+from lumina_jax.convert.__main__ import Convert
 from lumina_jax.data.images import source_sizes
+from lumina_jax.data.pretokenize.__main__ import Options
 from lumina_jax.data.recipes import draw_scene, make_conversation
 from lumina_jax.data.scenes.captions import held_out_text
 from lumina_jax.data.scenes.scene import RESERVED_COLOURS, RESERVED_SHAPES, held_out
-from lumina_jax.experiment import Experiment, ScenesSource
+from lumina_jax.evals.hooks import make_on_eval
+from lumina_jax.experiment import Experiment, LossConfig, RecordSource, ScenesSource
 from lumina_jax.model.params import count_params, init_params, param_letters
 from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum
@@ -79,7 +84,7 @@ def test_run_file_loads_and_survives_json(path: Path):
     assert config_from_dict(Experiment, content) == experiment
     known = {source.name for source in experiment.data.sources}
     mixed = {name for stage in experiment.train.stages for name, _ in stage.mixture}
-    assert mixed == known
+    assert mixed | {experiment.train.eval_source} - {""} == known
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
@@ -112,6 +117,47 @@ def test_run_file_says_its_command_and_hardware(path: Path):
     card = path.read_text().split('"""')[1]
     assert f"python train.py configs/{path.name} --workdir" in card
     assert "Hardware:" in card and "Expected:" in card
+
+
+def commands_of(name: str, module: str) -> list[list[str]]:
+    """The arguments of the command lines of `module` in a run card."""
+    card = (ROOT / "configs" / f"{name}.py").read_text().split('"""')[1]
+    lines = [line.strip() for line in card.replace("\\\n", "").splitlines()]
+    start = f"python -m lumina_jax.{module} "
+    return [shlex.split(line.removeprefix(start)) for line in lines if line.startswith(start)]
+
+
+@pytest.mark.parametrize("name", ["fp_sft_7b", "lora_7b"])
+def test_run_cards_make_the_records_that_their_runs_read(name: str):
+    experiment = load_run_file(ROOT / "configs" / f"{name}.py")
+    made = [
+        parse_arguments(Options, line, prog="") for line in commands_of(name, "data.pretokenize")
+    ]
+    paths = {source.path for source in experiment.data.sources if isinstance(source, RecordSource)}
+    others = {"data/pairs_768", "data/pairs_1024"} if name == "fp_sft_7b" else set()
+    assert {str(options.dst) for options in made} == paths - others
+    for options in made:
+        assert options.tokenise.checkpoint == experiment.assets
+        assert options.tokenise.max_tokens == experiment.model.max_tokens
+        assert set(options.tokenise.target_px) <= {512, 768, 1024}
+
+
+@pytest.mark.parametrize("name", ["fp_sft_7b", "fp_sft_34b"])
+def test_run_cards_convert_chameleon_to_images_of_any_shape(name: str):
+    """Converted as it is, records would be made in its own layout: squares, and prompts without a size."""
+    (line,) = commands_of(name, "convert")
+    command = parse_arguments(Convert, line, prog="")
+    assert str(command.destination) == load_run_file(ROOT / "configs" / f"{name}.py").assets
+    assert command.options.image_layout == "uni_rep"
+
+
+@pytest.mark.parametrize("name", ["fp_sft_7b", "fp_sft_34b"])
+def test_progressive_runs_keep_checkpoints_and_log_a_held_out_loss(name: str):
+    experiment = load_run_file(ROOT / "configs" / f"{name}.py")
+    train = experiment.train
+    assert train.keep_every % train.save_every == 0 < train.keep_every
+    assert train.eval_source and train.eval_every > 0
+    assert make_on_eval(experiment) is None  # no scenes are painted
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
@@ -151,6 +197,28 @@ def test_7b_run_keeps_the_originals_figures():
     assert optimizer.clip_norm == 4.0 and train.loss.z_loss == 1e-5
     assert {stage.learning_rate for stage in train.stages} == {2e-5}
     assert {stage.final_ratio for stage in train.stages} == {1.0}
+
+
+@pytest.mark.parametrize("name", ["fp_sft_7b", "fp_sft_34b"])
+def test_every_stage_of_the_progressive_runs_warms_up_from_nothing(name: str):
+    """The original starts a run of its own for every area; each warms up over 0.01 epoch."""
+    curriculum = Curriculum(load_run_file(ROOT / "configs" / f"{name}.py").train.stages)
+    assert len(curriculum.stages) == 3
+    for start in curriculum.stage_starts():
+        found = [float(curriculum.learning_rate(start + step)) for step in (0, 195, 390, 391)]
+        assert found == pytest.approx([0.0, 1e-5, 2e-5, 2e-5])
+
+
+def test_logits_that_fill_a_device_are_refused():
+    """2 x 8192 x 65,536 float32 are 4 GiB. A half of it is let through, and any amount in chunks."""
+    run = load_run_file(ROOT / "configs" / "fp_sft_7b.py")
+    stage = replace(run.train.stages[0], batch_size=4, max_tokens=8192)
+    train = replace(run.train, stages=(stage,), accumulation=4, loss=LossConfig())
+    assert replace(run, train=train).train.loss.logits_chunk == 0
+    with pytest.raises(ValueError, match=r"2 x 8192 tokens are 4.0 GiB; set train.loss.logits_c"):
+        replace(run, train=replace(train, accumulation=2))
+    chunked = replace(train, accumulation=1, loss=LossConfig(logits_chunk=512))
+    assert replace(run, train=chunked).train.accumulation == 1
 
 
 def test_7b_adapters_need_a_base_in_bfloat16_and_little_else():

@@ -34,18 +34,20 @@ ROW = 6  # images a row of a sheet
 NUM_PICTURES = 24  # scenes of a VQGAN's quick score
 
 
-def make_on_eval(experiment: Experiment, per_category: int = 4) -> OnEval:
+def make_on_eval(experiment: Experiment, per_category: int = 4) -> OnEval | None:
     """What `train` calls every `eval_every` steps: writes `workdir/samples/<step>.png` and returns scores.
 
     A transformer paints `train.eval_prompts` (or prompts of each category) as a sheet and `per_category` prompts of
     each category for the score, at the area of the current stage. Those are sentences for choosing settings: the
-    evaluation's own stay unseen. A VQGAN shows pictures with their reconstructions below.
+    evaluation's own stay unseen. A run without a `ScenesSource` paints `train.eval_prompts` alone, unscored; None
+    where there are none. A VQGAN shows pictures with their reconstructions below.
     """
-    return (
-        _on_vqgan(experiment)
-        if experiment.trainee == "vqgan"
-        else _on_model(experiment, per_category)
-    )
+    if experiment.trainee == "vqgan":
+        return _on_vqgan(experiment)
+    of_scenes = any(isinstance(source, ScenesSource) for source in experiment.data.sources)
+    if not of_scenes and not experiment.train.eval_prompts:
+        return None
+    return _on_model(experiment, per_category if of_scenes else 0)
 
 
 def stage_size(experiment: Experiment, step: int) -> tuple[int, int]:
@@ -66,7 +68,7 @@ def stage_size(experiment: Experiment, step: int) -> tuple[int, int]:
 
 def _on_model(experiment: Experiment, per_category: int) -> OnEval:
     assets = load_model(experiment.assets, parts=("vqgan",))
-    prompts = eval_prompts(per_category, purpose="choose")
+    prompts = eval_prompts(per_category, purpose="choose") if per_category else []
     shown = list(experiment.train.eval_prompts) or _two_of_each(prompts)
 
     def on_eval(state: Any, step: int, workdir: Path) -> dict[str, float]:
@@ -84,7 +86,7 @@ def _on_model(experiment: Experiment, per_category: int) -> OnEval:
         sheets = [contact_sheet(row) for row in _rows(images[len(prompts) :])]
         _save(stacked(sheets), workdir, step)
         sized = [replace(prompt, width_px=size[0], height_px=size[1]) for prompt in prompts]
-        return _quick_scores(sized, images[: len(prompts)])
+        return _quick_scores(sized, images[: len(prompts)]) if sized else {}
 
     return on_eval
 

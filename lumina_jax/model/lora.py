@@ -89,6 +89,13 @@ def adapter_shapes(config: TransformerConfig, lora: LoraConfig) -> Params:
     )
 
 
+def count_adapter_params(config: TransformerConfig, lora: LoraConfig) -> int:
+    """How many numbers the adapters hold."""
+    shapes = adapter_shapes(config, lora)
+    leaves = jax.tree.leaves(shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    return sum(math.prod(shape) for shape in leaves)
+
+
 def init_adapters(config: TransformerConfig, lora: LoraConfig, key: Array) -> Params:
     """Fresh adapters, float32: A normal with 1/sqrt(inputs), B zero; the same numbers stacked and unstacked."""
     shapes = adapter_shapes(replace(config, scan_layers=True), lora)["layers"]
@@ -112,7 +119,10 @@ def adapted(
     layers, factors = base["layers"], adapters["layers"]
     names, keys = sorted(lora.targets), None
     if key is not None and lora.dropout > 0:
-        keys = jax.random.split(key, (config.num_layers, len(names)))
+        apart = jax.random.fold_in(
+            key, 2 * config.num_layers
+        )  # `Block._drop` folds in smaller numbers
+        keys = jax.random.split(apart, (config.num_layers, len(names)))
 
     def join(weights: Params, factors: Params, keys: Any) -> Params:
         joined = dict(weights)

@@ -1,6 +1,7 @@
 """The transformer's weights as a tree: initialising, counting, letters, and stacking layers for scan."""
 
 import math
+import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lumina_jax.checksums import leaf_name
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.block import Block, Context
@@ -80,6 +82,44 @@ def unstack_layers(params: Params) -> Params:
         for index in range(num_layers)
     }
     return {**params, "layers": layers}
+
+
+def find_weights(params: Params, patterns: tuple[str, ...], setting: str) -> set[str]:
+    """The names of the leaves of `params` in whose names a regex is found: {"layers/00/gate", …}.
+
+    Regexes read the names that layers have apart, so they mean the same with and without `scan_layers`: a stacked
+    leaf, "layers/gate", is all of its layers', and a regex has to find all or none of them. Raises ValueError in the
+    name of `setting` for one that finds some of them, or nothing, listing what there is.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = {leaf_name(path): _names_apart(leaf_name(path), leaf) for path, leaf in leaves}
+    found: set[str] = set()
+    for pattern in patterns:
+        here = set()
+        for name, apart in names.items():
+            hits = [bool(re.search(pattern, part)) for part in apart]
+            if all(hits):
+                here.add(name)
+            elif any(hits):
+                raise ValueError(
+                    f"{setting} {pattern!r} finds {sum(hits)} of {len(hits)} layers of {name}: with scan_layers they "
+                    "are one array; find all, or set model.transformer.scan_layers False"
+                )
+        if not here:
+            kinds = {re.sub(r"layers/\d+/", "layers/*/", apart[0]) for apart in names.values()}
+            raise ValueError(
+                f"{setting} {pattern!r} is in no weight's name; there are {', '.join(sorted(kinds))}"
+            )
+        found |= here
+    return found
+
+
+def _names_apart(name: str, leaf: Any) -> list[str]:
+    """What a weight is called where layers are apart: ["layers/00/q", …] for the stacked "layers/q"."""
+    if re.match(r"layers/\D", name) is None:
+        return [name]
+    inner = name.removeprefix("layers/")
+    return [f"layers/{layer_name(index)}/{inner}" for index in range(leaf.shape[0])]
 
 
 def _init_outer(config: TransformerConfig, key: Array) -> Params:

@@ -41,8 +41,10 @@ class Curriculum:
 
 
 def _stage_rate(previous: Stage | None, stage: Stage) -> Callable:
-    """The rate within `stage`: linear from the previous stage's last rate, then half a cosine."""
-    start = 0.0 if previous is None else previous.learning_rate * previous.final_ratio
+    """The rate within `stage`: linear from `warmup_from` or the previous stage's last rate, then half a cosine."""
+    start = stage.warmup_from
+    if start is None:
+        start = 0.0 if previous is None else previous.learning_rate * previous.final_ratio
     decay_steps = max(1, stage.steps - stage.warmup_steps)
     decay = optax.cosine_decay_schedule(stage.learning_rate, decay_steps, stage.final_ratio)
     if stage.warmup_steps == 0:

@@ -5,16 +5,20 @@ a program does. Neither padding, nor masked scores, nor what `remat` computes tw
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 
 from lumina_jax.config import TransformerConfig
+from lumina_jax.experiment import LoraConfig
+from lumina_jax.model.lora import count_adapter_params
 from lumina_jax.model.params import abstract_params, count_params
 
 # Dense bfloat16 TFLOP/s of one device as JAX names it. TPUs: cloud.google.com/tpu/docs, one page each; GPUs: NVIDIA's
-# data sheets of the SXM modules, without sparsity. The first name that `device_kind` begins with counts.
+# data sheets, halved where they count sparsity; SXM modules where the name says no more. The longest name that
+# `device_kind` begins with counts; a part of a GPU (MIG) has none.
 PEAK_TFLOPS: Mapping[str, float] = {
     "TPU v4 lite": 138,
     "TPU v4": 275,
@@ -27,33 +31,48 @@ PEAK_TFLOPS: Mapping[str, float] = {
     "NVIDIA H100 NVL": 835,
     "NVIDIA H100": 989,
     "NVIDIA H200": 989,
+    "NVIDIA H200 NVL": 835,
 }
 
 
-def train_flops(config: TransformerConfig, num_tokens: float, num_pairs: float) -> float:
+def train_flops(
+    config: TransformerConfig, num_tokens: float, num_pairs: float, lora: LoraConfig | None = None
+) -> float:
     """FLOPs of a forward and backward pass: 6 P num_tokens + 12 L N H num_pairs.
 
-    P: all weights but the embedding table, which is only looked up; 2 FLOPs a weight forward, 4 backward.
+    P: all weights but the embedding table, which is only looked up; 2 FLOPs a weight forward, 4 backward. With `lora`
+    4 P + 6 A, where A counts the adapters' weights: a frozen weight takes 2 backward, for the gradient of its inputs.
     num_pairs: (query, key) pairs that attention joins, S (S + 1) / 2 for one sequence of S; a pair takes 2 N H FLOPs
     for its score and 2 N H for its value in each of L layers, twice that backward. For one sequence the second term
     is 6 L N H S a token, half of the usual 12 L N H S, because of causality.
     """
-    params = abstract_params(config)
-    num_params = count_params(params) - count_params(params["embed"])
     heads = config.num_layers * config.num_heads * config.head_size
-    return 6.0 * num_params * num_tokens + 12.0 * heads * num_pairs
+    return _flops_per_token(config, lora) * num_tokens + 12.0 * heads * num_pairs
 
 
-def batch_flops(config: TransformerConfig, batch: Mapping[str, np.ndarray]) -> float:
+def batch_flops(
+    config: TransformerConfig, batch: Mapping[str, np.ndarray], lora: LoraConfig | None = None
+) -> float:
     """`train_flops` of a batch of "segment_ids" and "positions" [B,S], whose positions restart with every segment."""
     real = batch["segment_ids"] > 0
-    return train_flops(config, float(real.sum()), float(((batch["positions"] + 1) * real).sum()))
+    num_pairs = ((batch["positions"] + 1) * real).sum()
+    return train_flops(config, float(real.sum()), float(num_pairs), lora)
 
 
 def peak_flops(devices: list[Any] | None = None, tflops: float = 0.0) -> float | None:
     """FLOP/s of all devices together in bfloat16, None where the table has no such; `tflops`: of one, if given."""
     devices = list(jax.devices() if devices is None else devices)
     kind = devices[0].device_kind
-    known = [peak for name, peak in PEAK_TFLOPS.items() if kind.startswith(name)]
-    each = tflops or next(iter(known), 0.0)
+    named = [name for name in PEAK_TFLOPS if kind.startswith(name) and "MIG" not in kind]
+    each = tflops or PEAK_TFLOPS.get(max(named, key=len, default=""), 0.0)
     return each * 1e12 * len(devices) if each else None
+
+
+@lru_cache
+def _flops_per_token(config: TransformerConfig, lora: LoraConfig | None) -> float:
+    """Of the products with weights."""
+    params = abstract_params(config)
+    num_params = count_params(params) - count_params(params["embed"])
+    if lora is None:
+        return 6.0 * num_params
+    return 4.0 * num_params + 6.0 * count_adapter_params(config, lora)

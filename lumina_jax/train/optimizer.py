@@ -1,6 +1,5 @@
 """AdamW as in arXiv 2408.02657, or Muon (optax.contrib.muon) for the matrices of small models."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from lumina_jax.checksums import leaf_name
 from lumina_jax.dims import pick
 from lumina_jax.experiment import OptimizerConfig
+from lumina_jax.model.params import find_weights
 
 # Weights that Muon treats as matrices, by the last name of their path: (axes summed over, axes produced).
 # Counted from the back, so a leading axis of stacked layers stays a batch of matrices.
@@ -60,21 +60,14 @@ def matrix_axes(params: Any) -> Any:
 def decay_labels(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
     """A tree of weights to a tree of "decays", or "stays" where a regex of `no_decay` is found in the weight's name.
 
-    Names are as "layers/00/attention_norm/scale". Raises ValueError for a regex that is in no name.
+    Names are as "layers/00/attention_norm/scale", and are found by `find_weights`, which raises ValueError for a
+    regex that is in no name.
     """
 
     def labels(params: Any) -> Any:
-        names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        for pattern in no_decay:
-            if not any(re.search(pattern, name) for name in names):
-                raise ValueError(
-                    f"optimizer.no_decay {pattern!r} is in no weight's name; there are {', '.join(names[:4])}, …"
-                )
+        stays = find_weights(params, no_decay, "optimizer.no_decay")
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: (
-                "stays" if any(re.search(p, leaf_name(path)) for p in no_decay) else "decays"
-            ),
-            params,
+            lambda path, _: "stays" if leaf_name(path) in stays else "decays", params
         )
 
     return labels

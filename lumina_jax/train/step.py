@@ -171,10 +171,10 @@ def loss_sums(
         if name in batch:
             kinds[f"by_{name[:-1]}"] = batch[name], number
     for name, (kind, number) in kinds.items():
+        # masked sums: the scatter of a segment_sum adds in no fixed order on GPUs
+        chosen = kind == jnp.arange(number)[:, None, None]
         ones = predicted.astype(jnp.float32)
-        sums[name] = jnp.stack(
-            [jax.ops.segment_sum(of.ravel(), kind.ravel(), number) for of in (ce, ones)]
-        )
+        sums[name] = jnp.stack([jnp.where(chosen, of, 0.0).sum((1, 2)) for of in (ce, ones)])
     return sums
 
 

@@ -1,19 +1,14 @@
 """Which part of a model a run trains: all its weights, those whose names a regex finds, or adapters beside them."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from lumina_jax.checkpoint import digest
-from lumina_jax.checksums import leaf_name
 from lumina_jax.config import TransformerConfig
 from lumina_jax.experiment import LoraConfig, TrainConfig
 from lumina_jax.model.lora import adapted, adapter_letters, init_adapters, merge
-from lumina_jax.model.params import Params, abstract_params, param_letters
-from lumina_jax.model.weights import layer_name
+from lumina_jax.model.params import Params, abstract_params, find_weights, param_letters
 from lumina_jax.sharding import Layout, param_shardings, state_shardings
 from lumina_jax.train.step import Assemble, State, trained_alone
 
@@ -44,7 +39,7 @@ def trained_part(train: TrainConfig, config: TransformerConfig) -> TrainedPart:
             lambda trained, frozen: trained,
             shardings,
         )
-    chosen = select(abstract_params(config), train.trainable, config)
+    chosen = find_weights(abstract_params(config), train.trainable, "train.trainable")
     return TrainedPart(
         lambda weights, key: divided(weights, chosen),
         lambda trained, frozen, key: joined(trained, frozen),
@@ -61,34 +56,6 @@ def base_digest(init: str | Path | None) -> dict[str, str]:
             "--init, also when the run is resumed"
         )
     return {"base": digest(init, "transformer")}
-
-
-def select(params: Params, patterns: tuple[str, ...], config: TransformerConfig) -> set[str]:
-    """The names of the leaves of `params` in which a regex is found, such as "layers/00/gate".
-
-    A stacked leaf, "layers/gate", is all of its layers': a regex has to find all or none of them. Raises ValueError
-    for one that finds nothing, listing what there is.
-    """
-    names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    found: set[str] = set()
-    for pattern in patterns:
-        here = set()
-        for name in names:
-            hits = [bool(re.search(pattern, part)) for part in _unstacked(name, config)]
-            if all(hits):
-                here.add(name)
-            elif any(hits):
-                raise ValueError(
-                    f"train.trainable {pattern!r} finds {sum(hits)} of {len(hits)} layers of {name}: with scan_layers "
-                    "they are one array; find all, or set model.transformer.scan_layers False"
-                )
-        if not here:
-            kinds = sorted({re.sub(r"layers/\d+/", "layers/*/", name) for name in names})
-            raise ValueError(
-                f"train.trainable {pattern!r} is in no weight's name; there are {', '.join(kinds)}"
-            )
-        found |= here
-    return found
 
 
 def divided(params: Params, chosen: set[str]) -> tuple[Params, Params]:
@@ -133,11 +100,3 @@ def _adapters(lora: LoraConfig, config: TransformerConfig) -> TrainedPart:
         shardings,
         adapts=True,
     )
-
-
-def _unstacked(name: str, config: TransformerConfig) -> list[str]:
-    """What a stacked leaf is called where layers are apart: ["layers/00/q", …] for "layers/q"."""
-    if not (config.scan_layers and name.startswith("layers/")):
-        return [name]
-    inner = name.removeprefix("layers/")
-    return [f"layers/{layer_name(index)}/{inner}" for index in range(config.num_layers)]

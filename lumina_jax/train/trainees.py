@@ -118,7 +118,7 @@ def _transformer(
         tokenizer=assets.tokenizer,
         made_with={**made_with, **base, **_records_digests(experiment)},
         record_ids=lambda data_dir: record_ids_of(experiment, curriculum, folders_of(data_dir)),
-        flops=partial(batch_flops, model.transformer),
+        flops=partial(batch_flops, model.transformer, lora=train.lora),
         needs_init=part.adapts,
     )
 

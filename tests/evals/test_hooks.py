@@ -9,9 +9,16 @@ import pytest
 from PIL import Image
 
 from lumina_jax.evals import hooks
-from lumina_jax.evals.hooks import make_on_eval, stage_size
+from lumina_jax.evals.hooks import OnEval, make_on_eval, stage_size
 from lumina_jax.evals.scores import CHOOSING_SEED
-from lumina_jax.experiment import DataConfig, Experiment, ScenesSource, Stage, TrainConfig
+from lumina_jax.experiment import (
+    DataConfig,
+    Experiment,
+    RecordSource,
+    ScenesSource,
+    Stage,
+    TrainConfig,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +36,13 @@ def params(tiny_model):
     return tiny_model.params["transformer"]
 
 
+def hook(experiment: Experiment, **options) -> OnEval:
+    """That of a run which has one."""
+    found = make_on_eval(experiment, **options)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("step, side_px", [(0, 64), (10, 64), (11, 96), (15, 96), (99, 96)])
 def test_stage_size_is_that_of_the_steps_just_trained(experiment, step, side_px):
     assert stage_size(experiment, step) == (side_px, side_px)
@@ -41,15 +55,15 @@ def test_stage_size_is_the_models_own_in_chameleons_layout(experiment):
 
 @pytest.mark.slow
 def test_transformer_hook_writes_a_sheet_and_scores(experiment, params, tmp_path):
-    on_eval = make_on_eval(experiment, per_category=1)
+    on_eval = hook(experiment, per_category=1)
     found = on_eval(SimpleNamespace(params=params, ema=None), 3, tmp_path)
     assert 0 <= found["eval_score"] <= 1 and len(found) == 7
     assert Image.open(tmp_path / "samples" / "000003.png").width > 6 * 64
 
 
-def test_transformer_hook_paints_with_the_average_at_the_stages_size(
-    experiment, params, tmp_path, monkeypatch
-):
+@pytest.fixture
+def asked(monkeypatch) -> list:
+    """(first weight, texts, size, seeds) of every call of a painter that paints black."""
     asked = []
 
     class Painter:
@@ -66,17 +80,36 @@ def test_transformer_hook_paints_with_the_average_at_the_stages_size(
             ]
 
     monkeypatch.setattr(hooks, "Lumina", Painter)
+    return asked
+
+
+def test_transformer_hook_paints_with_the_average_at_the_stages_size(
+    experiment, params, tmp_path, asked
+):
     shown = replace(experiment, train=replace(experiment.train, eval_prompts=("a dome", "a ring")))
     average = jax.tree.map(lambda leaf: leaf + 1, params)
-    make_on_eval(shown, per_category=1)(SimpleNamespace(params=params, ema=average), 12, tmp_path)
+    hook(shown, per_category=1)(SimpleNamespace(params=params, ema=average), 12, tmp_path)
     ((weights, texts, size, seeds),) = asked
     assert np.array_equal(weights, jax.tree.leaves(average)[0])
     assert size == (96, 96) and texts[-2:] == ["a dome", "a ring"] and min(seeds) == CHOOSING_SEED
 
 
+def test_a_run_on_records_paints_the_prompts_it_names_and_scores_nothing(
+    experiment, params, tmp_path, asked
+):
+    """The score reads scenes: a run on photographs is not asked for it, and without prompts not stopped at all."""
+    data = DataConfig(tuple(RecordSource(name, f"data/{name}") for name in ("small", "large")))
+    run = replace(experiment, data=data)
+    assert make_on_eval(run) is None
+    named = replace(run, train=replace(run.train, eval_prompts=("a heron", "a quay")))
+    assert hook(named)(SimpleNamespace(params=params, ema=None), 3, tmp_path) == {}
+    assert [texts for _, texts, _, _ in asked] == [["a heron", "a quay"]]
+    assert (tmp_path / "samples" / "000003.png").is_file()
+
+
 def test_vqgan_hook_writes_pairs_and_scores(experiment, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(hooks, "NUM_PICTURES", 1)
-    on_eval = make_on_eval(replace(experiment, trainee="vqgan"))
+    on_eval = hook(replace(experiment, trainee="vqgan"))
     found = on_eval(SimpleNamespace(params=tiny_model.params["vqgan"], ema=None), 20, tmp_path)
     assert found["eval_psnr_db"] > 0 and found["eval_read_the_same"] == 0
     assert (tmp_path / "samples" / "000020.png").is_file()

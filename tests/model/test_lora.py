@@ -138,6 +138,17 @@ def test_dropout_drops_what_the_adapters_read_and_nothing_else():
     np.testing.assert_allclose(dense, 400.0)
 
 
+def test_dropout_of_adapters_is_drawn_apart_from_the_model_s():
+    """The model's branches draw from fold_in(key, 0 … 2 L - 1), see `Block._drop`; and no two matrices draw alike."""
+    key, lora = jax.random.key(3), replace(LORA, dropout=0.4)
+    params = adapted(*base_and_adapters(CONFIG, lora), CONFIG, lora, key)
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Adapted))
+    own = [leaf.key for leaf in leaves if isinstance(leaf, Adapted)]
+    branches = [jax.random.fold_in(key, index) for index in range(2 * CONFIG.num_layers)]
+    seen = {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in [*own, *branches]}
+    assert len(own) == 14 and len(seen) == len(own) + len(branches)
+
+
 def test_activations_decide_the_dtype_and_the_base_that_of_the_merged_weight():
     base, adapters = base_and_adapters(CONFIG)
     base = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), base)

@@ -34,6 +34,16 @@ def test_learning_rate_follows_the_table():
     assert 0.05 < found[15] < 0.15
 
 
+def test_a_warm_up_may_begin_at_a_rate_of_its_own():
+    """At 0, as where every stage is a run of its own; the steps before and after are as they were."""
+    alone = Curriculum((STAGES[0], replace(STAGES[1], warmup_from=0.0), STAGES[2])).learning_rate
+    rate = Curriculum(STAGES).learning_rate
+    assert [float(alone(step)) for step in (9, 10, 11, 12)] == [1.0, 0.0, 0.25, 0.5]
+    assert [float(alone(step)) for step in (13, 16)] == [float(rate(step)) for step in (13, 16)]
+    with pytest.raises(ValueError, match="warmup_from -0.1: want 0 or more"):
+        replace(STAGES[1], warmup_from=-0.1)
+
+
 def test_moving_a_boundary_moves_both_schedules():
     moved = Curriculum((replace(STAGES[0], steps=12), *STAGES[1:]))
     assert moved.boundaries == (12, 18)

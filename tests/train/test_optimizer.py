@@ -12,7 +12,7 @@ import pytest
 from lumina_jax.config import TransformerConfig, VQGANConfig
 from lumina_jax.experiment import OptimizerConfig
 from lumina_jax.model.params import abstract_params, stack_layers
-from lumina_jax.train.optimizer import MUON_RMS, make_optimizer, matrix_axes
+from lumina_jax.train.optimizer import MUON_RMS, decay_labels, make_optimizer, matrix_axes
 from lumina_jax.vqgan.codec import abstract_vqgan
 
 CONFIG = TransformerConfig(2, 16, 4, 2, 8, 24, 40)
@@ -122,6 +122,17 @@ def test_a_no_decay_that_names_nothing_is_refused(params: dict):
     config = OptimizerConfig(no_decay=("scale", "beta"))
     with pytest.raises(ValueError, match="no_decay 'beta' is in no weight's name; there are embed"):
         make_optimizer(config, lambda step: 0.1).init(params)
+
+
+def test_no_decay_finds_layers_in_one_array_by_the_names_they_have_apart(params: dict):
+    """As train.trainable does: a run file's regex means the same with and without scan_layers."""
+    labels = decay_labels(("layers/.*/q_norm/scale", "layers/0[01]/gate"))
+    apart, together = labels(params), labels(stack_layers(params))
+    assert together["layers"] == apart["layers"]["00"] == apart["layers"]["01"]
+    assert together["layers"]["q_norm"]["scale"] == together["layers"]["gate"] == "stays"
+    assert together["layers"]["up"] == apart["embed"]["table"] == "decays"
+    with pytest.raises(ValueError, match="no_decay '01/q.' finds 1 of 2 layers of layers/q: with"):
+        decay_labels(("01/q$",))(stack_layers(params))
 
 
 def test_rate_follows_the_schedule_step_by_step(params: dict):

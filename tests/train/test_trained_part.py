@@ -15,18 +15,19 @@ from lumina_jax.checkpoint import load_model, save_model
 from lumina_jax.convert.adapters import read_adapter
 from lumina_jax.experiment import Experiment, LoraConfig, MeshConfig, OptimizerConfig
 from lumina_jax.model.lora import adapted, merge
-from lumina_jax.model.params import abstract_params
+from lumina_jax.model.params import abstract_params, find_weights
 from lumina_jax.sharding import batch_sharding, make_layout
 from lumina_jax.train import loop
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.loop import train
 from lumina_jax.train.metrics import read_metrics
-from lumina_jax.train.trained_part import divided, joined, select
+from lumina_jax.train.trained_part import divided, joined
 from lumina_jax.train.trainees import make_trainee
 from lumina_jax.train.workdir import claim_workdir
 from tests.train.processes import CLOCK
 
+SETTING = "train.trainable"
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("q", "v", "down"))
 
 
@@ -62,20 +63,22 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_assets: Path) -> Callabl
 def test_names_are_found_by_regex_and_all_others_listed(tiny_run):
     config = tiny_run().model.transformer
     params = abstract_params(config)
-    found = select(params, ("layers/.*/(gate|up|down)", "^head"), config)
+    found = find_weights(params, ("layers/.*/(gate|up|down)", "^head"), SETTING)
     mlps = {f"layers/{i}/{name}" for i in ("00", "01") for name in ("gate", "up", "down")}
     assert found == {*mlps, "head/table"}
     with pytest.raises(ValueError, match=r"'mlps' is in no weight's name; there are embed/table, .*"
                        r"head/table, layers/\*/attention_norm/scale"):  # fmt: skip
-        select(params, ("head", "mlps"), config)
+        find_weights(params, ("head", "mlps"), SETTING)
 
 
 def test_layers_in_one_array_are_found_all_or_none(tiny_run):
     config = scanned(tiny_run()).model.transformer
     params = abstract_params(config)
-    assert select(params, ("layers/../q$",), config) == {"layers/q"}
+    assert find_weights(params, ("layers/../q$",), SETTING) == {"layers/q"}
     with pytest.raises(ValueError, match="finds 1 of 2 layers of layers/q: with scan_layers"):
-        select(params, ("layers/01/q$",), config)
+        find_weights(params, ("layers/01/q$",), SETTING)
+    with pytest.raises(ValueError, match=r"'layers/gate' is in no .* there are .*layers/\*/gate,"):
+        find_weights(params, ("layers/gate",), SETTING)
 
 
 def test_a_divided_tree_is_joined_again():
@@ -182,6 +185,8 @@ def test_adapters_want_the_model_they_adapt_and_no_other(tiny_run, base, tmp_pat
 def test_adapters_and_a_selection_exclude_each_other(tiny_run, tiny_vqgan_run):
     with pytest.raises(ValueError, match="lora and trainable: adapters or weights"):
         tiny_run(lora=LORA, trainable=("q",))
+    with pytest.raises(ValueError, match="lora and zero_code_logits: adapters leave the head"):
+        tiny_run(lora=LORA, zero_code_logits=True)
     with pytest.raises(ValueError, match="for transformers: a VQGAN trains whole"):
         replace(tiny_vqgan_run, train=replace(tiny_vqgan_run.train, lora=LORA))
 
