@@ -133,7 +133,9 @@ def redraw_from_all(logits, guess: Proposal, passes, at, policy) -> Proposal:
 true_draw = window.draw_coupled
 
 
-@pytest.mark.parametrize("broken", [accept_likelier, redraw_from_all])
+@pytest.mark.parametrize(
+    "broken", [accept_likelier, pytest.param(redraw_from_all, marks=pytest.mark.slow)]
+)
 def test_chi_square_refuses_a_broken_rule(monkeypatch, broken) -> None:
     params, config = model_of("float32")
     monkeypatch.setattr(window, "draw_coupled", broken)

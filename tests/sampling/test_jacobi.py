@@ -49,7 +49,9 @@ def sequential(small_lumina) -> list:
     return draw(small_lumina, replace(SETTINGS, decoder="sequential"))[0]
 
 
-@pytest.mark.parametrize("drafts", DRAFTS)
+@pytest.mark.parametrize(
+    "drafts", [pytest.param(n, marks=pytest.mark.slow) if n == "uniform" else n for n in DRAFTS]
+)
 def test_tied_window_draws_the_sequential_codes_in_fewer_passes(
     small_lumina, sequential, drafts: str
 ) -> None:

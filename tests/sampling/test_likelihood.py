@@ -31,7 +31,7 @@ def mean_log_p(lumina, context: np.ndarray, ids: np.ndarray, free: np.ndarray) -
     return total / len(free)
 
 
-@pytest.mark.parametrize("layout", ["uni_rep", "chameleon"])
+@pytest.mark.parametrize("layout", ["uni_rep", pytest.param("chameleon", marks=pytest.mark.slow)])
 def test_likelihood_equals_the_log_softmax_of_full_logits(
     small_lumina, layout, monkeypatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_evaluation_is_the_released_model_s_loss_and_changes_no_step(
     assert found[8]["eval/ce"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_takes_no_gradient_and_no_more_memory_than_a_step(evaluated_run, tmp_path: Path):
     experiment = evaluated_run(accumulation=4)
     stages = tuple(replace(stage, batch_size=32) for stage in experiment.train.stages)

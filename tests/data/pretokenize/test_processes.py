@@ -137,6 +137,7 @@ def test_a_cluster_writes_what_one_process_does(tmp_path, checkpoint):
     assert files_of(tmp_path / "dst") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_bucket_gets_the_folder_when_it_is_complete(tmp_path, pretokenize, fake_gcs, monkeypatch):
     source, dst = write_corpus(tmp_path / "src", 5, 0), f"{fake_gcs.url}/records/scenes"
     monkeypatch.setattr(
