@@ -241,6 +241,11 @@ class TrainConfig:
         zeroed = bool(self.lora) and self.zero_code_logits
         require(not zeroed, "lora and zero_code_logits: adapters leave the head as --init's is")
 
+    @property
+    def mixed_sources(self) -> set[str]:
+        """The names of the sources that some stage trains on."""
+        return {name for stage in self.stages for name, _ in stage.mixture}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -278,12 +283,11 @@ class Experiment:
 
     def _check_eval_source(self) -> None:
         name = self.train.eval_source
-        trained = {source for stage in self.train.stages for source, _ in stage.mixture}
         found = {source.name: source for source in self.data.sources}
-        require(
-            not name or name in found, f"train.eval_source {name!r}: want one of {sorted(found)}"
-        )
-        for other in sorted(trained & {*found}) if name else ():
+        if not name:
+            return
+        require(name in found, f"train.eval_source {name!r}: want one of {sorted(found)}")
+        for other in sorted(self.train.mixed_sources & {*found}):
             require(
                 _origin(found[other]) != _origin(found[name]),
                 f"train.eval_source {name!r}: a stage trains on its records (as {other!r}); "

@@ -111,11 +111,6 @@ def without_context(record: Record, vocab: Vocab) -> Record:
     return record._replace(tokens=kept, spans=((0, len(kept)),))
 
 
-def pad_records(records: Sequence[Record], max_tokens: int, pad_id: int) -> Batch:
-    """`rows_of_records` with one record a row."""
-    return rows_of_records([[record] for record in records], max_tokens, pad_id)
-
-
 def rows_of_records(rows: Sequence[Sequence[Record]], max_tokens: int, pad_id: int) -> Batch:
     """Rows of records one behind the other, padded on the right, each array int32[B,S].
 

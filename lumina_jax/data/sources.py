@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Generator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,8 @@ def batches_of(
     """The transformer's batches from any step on; `folders`: of the records of every source by its name."""
     records, planned = _opened(experiment, folders)
     data, dropout = experiment.data, experiment.train.loss.context_dropout
-    workers = data.num_workers
-    return lambda start: token_batches(
-        *(records, curriculum, data.seed, vocab, dropout, start, rows),
-        num_workers=workers,
-        **planned,
-    )
+    make = partial(token_batches, records, curriculum, data.seed, vocab, dropout)
+    return lambda start: make(start, rows, num_workers=data.num_workers, **planned)
 
 
 def record_ids_of(

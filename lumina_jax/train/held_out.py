@@ -52,7 +52,7 @@ def check_apart(experiment: Experiment) -> None:
     Folders that tell no lengths say too little of their records to be compared.
     """
     name = experiment.train.eval_source
-    trained = {source for stage in experiment.train.stages for source, _ in stage.mixture}
+    trained = experiment.train.mixed_sources
     digests = {
         source.name: records_digest(source.path)
         for source in experiment.data.sources

@@ -35,7 +35,7 @@ def weight_functions(
     """The fields of a transformer's Trainee that have to do with its weights."""
     model, train, vocab = experiment.model, experiment.train, assets.tokenizer.vocab
     config, ema_decay = model.transformer, train.optimizer.ema_decay
-    vqgan = jax.device_get(assets.params["vqgan"])
+    vqgan = assets.params["vqgan"]
 
     def with_weights(state: Any, weights: Any) -> Any:
         weights = stack_layers(weights) if config.scan_layers else weights

@@ -51,7 +51,7 @@ class Trainee(NamedTuple):
     release: Callable[[Any], dict[str, Any]]  # state -> the trees of a model checkpoint
     tokenizer: Any  # what a model checkpoint carries beside its trees
     made_with: Mapping[str, str]  # digests of the assets that say what the ids mean
-    # data folder -> step -> ["source#index", …] of its batch's records; None: they have no names
+    # data folder -> step -> names of its batch's records; None: they have none
     record_ids: Callable[[str | Path], Callable[[int], list[str]]] | None = None
     flops: Callable[[Mapping[str, np.ndarray]], float] | None = None  # of a batch's step
     # a state as a checkpoint keeps it; what it lacks comes with the weights of --init, at every start
@@ -78,7 +78,7 @@ def _transformer(
 ) -> Trainee:
     model, train = experiment.model, experiment.train
     assets = _assets(experiment)
-    vqgan = jax.device_get(assets.params["vqgan"])
+    vqgan = assets.params["vqgan"]
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
     made_with = _made_with(experiment.assets, assets.tokenizer)
     packed = any(stage.layout == "packed" for stage in train.stages)
@@ -176,11 +176,10 @@ def _rows() -> Rows:
 
 def _records_digests(experiment: Experiment) -> dict[str, str]:
     """Of the folders that stages train on: a run is resumed on the records it was begun with, or not at all."""
-    trained = {name for stage in experiment.train.stages for name, _ in stage.mixture}
     return {
         f"records of {source.name}": records_digest(source.path)
-        for source in experiment.data.sources
-        if isinstance(source, RecordSource) and source.name in trained
+        for source in _used_sources(experiment)
+        if isinstance(source, RecordSource)
     }
 
 
@@ -196,9 +195,10 @@ def _tokenizer_for(experiment: Experiment) -> Any:
 
 
 def _assets(experiment: Experiment) -> LoadedModel:
-    """The VQGAN and tokenizer of a transformer run, checked against its model config."""
+    """The VQGAN, on the host, and tokenizer of a transformer run, checked against its model config."""
     model, path = experiment.model, experiment.assets
     assets = load_model(path, parts=("vqgan",))
+    assets = assets._replace(params=jax.device_get(assets.params))
     if assets.tokenizer is None:
         raise ValueError(
             f"assets {path}: no tokenizer in it; add tokenizer.model or text_tokenizer.json"
@@ -223,7 +223,7 @@ def _used_sources(experiment: Experiment) -> list[ScenesSource | RecordSource]:
     by_name = {source.name: source for source in experiment.data.sources}
     if len(by_name) < len(experiment.data.sources):
         raise ValueError("data.sources: two sources have the same name")
-    used = {name for stage in experiment.train.stages for name, _ in stage.mixture}
+    used = experiment.train.mixed_sources
     for name in sorted(used):
         pick(by_name, name, "source in a stage's mixture")
     return [source for source in experiment.data.sources if source.name in used]

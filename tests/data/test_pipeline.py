@@ -8,7 +8,7 @@ from lumina_jax.config import GridConfig
 from lumina_jax.data import stepwise
 from lumina_jax.data.pipeline import (
     drops_context,
-    pad_records,
+    rows_of_records,
     token_batches,
     without_context,
 )
@@ -109,7 +109,7 @@ def test_batch_that_hosts_cannot_share_is_refused(small_tokenizer):
 
 def test_padding_is_masked():
     record = make_record(np.array([5, 6, 7]), np.array([-100, 6, 7]), source="a")
-    batch = pad_records([record], 5, pad_id=1)
+    batch = rows_of_records([[record]], 5, pad_id=1)
     assert batch["tokens"].tolist() == [[5, 6, 7, 1, 1]]
     assert batch["labels"].tolist() == [[-100, 6, 7, -100, -100]]
     assert batch["segment_ids"].tolist() == [[1, 1, 1, 0, 0]]
@@ -120,7 +120,7 @@ def test_padding_is_masked():
 def test_record_that_is_too_long_is_named():
     record = make_record(np.arange(9), np.arange(9), source="scenes", index=42)
     with pytest.raises(ValueError, match="record scenes#42 has 9 tokens.*max_tokens is 8"):
-        pad_records([record], 8, pad_id=1)
+        rows_of_records([[record]], 8, pad_id=1)
 
 
 def reference_dropout(tokens: list[int], labels: list[int], end: int) -> list[int] | None:
