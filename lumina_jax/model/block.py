@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
+from lumina_jax.model.linear import linear
 from lumina_jax.model.sharded_attention import sharded_attention
-from lumina_jax.model.weights import read
+from lumina_jax.model.weights import weight
 from lumina_jax.ops.attention import cached_attention
 from lumina_jax.ops.cache import Scatter, Slots, scatter, write
 from lumina_jax.ops.norms import head_norm, rms_norm
-from lumina_jax.ops.products import product
 from lumina_jax.ops.rope import Rotation, rotate
 from lumina_jax.sharding import Layout, constrain
 
@@ -62,9 +62,9 @@ class Block(nn.Module):
         self, x: Array, context: Context, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
         config, layout = self.config, self.layout
-        query = product("BSD,DNH->BSNH", x, read(self, "q", "D N H"))
-        key = product("BSD,DKH->BSKH", x, read(self, "k", "D K H"))
-        value = product("BSD,DKH->BSKH", x, read(self, "v", "D K H"))
+        query = linear(self, "q", "D N H", "BSD,DNH->BSNH", x)
+        key = linear(self, "k", "D K H", "BSD,DKH->BSKH", x)
+        value = linear(self, "v", "D K H", "BSD,DKH->BSKH", x)
         query = constrain(query, "B S N H", layout)
         key, value = constrain(key, "B S K H", layout), constrain(value, "B S K H", layout)
         query = rotate(HeadNorm(config, layout, name="q_norm")(query), context.angles)
@@ -78,13 +78,13 @@ class Block(nn.Module):
             mixed = cached_attention(query, *cache, start=context.start, seen=seen)
         else:
             mixed = sharded_attention(query, key, value, context.segment_ids, layout)
-        return product("BSNH,NHD->BSD", mixed, read(self, "o", "N H D")), cache
+        return linear(self, "o", "N H D", "BSNH,NHD->BSD", mixed), cache
 
     def _mlp(self, x: Array) -> Array:
-        gate = product("BSD,DF->BSF", x, read(self, "gate", "D F"))
-        up = product("BSD,DF->BSF", x, read(self, "up", "D F"))
+        gate = linear(self, "gate", "D F", "BSD,DF->BSF", x)
+        up = linear(self, "up", "D F", "BSD,DF->BSF", x)
         inner = constrain(nn.silu(gate) * up, "B S F", self.layout)
-        return product("BSF,FD->BSD", inner, read(self, "down", "F D"))
+        return linear(self, "down", "F D", "BSF,FD->BSD", inner)
 
     def _drop(self, x: Array, key: Array | None, branch_index: Array) -> Array:
         rate = self.config.dropout
@@ -112,7 +112,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return rms_norm(x, read(self, "scale", "D").astype(x.dtype), self.config.norm_eps)
+        return rms_norm(x, weight(self, "scale", "D").astype(x.dtype), self.config.norm_eps)
 
 
 class HeadNorm(nn.Module):
@@ -123,8 +123,8 @@ class HeadNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = read(self, "scale", "R H").astype(x.dtype)
-        bias = read(self, "bias", "R H").astype(x.dtype)
+        scale = weight(self, "scale", "R H").astype(x.dtype)
+        bias = weight(self, "bias", "R H").astype(x.dtype)
         return head_norm(x, scale, bias, self.config.norm_eps)
 
 
