@@ -34,15 +34,13 @@ class Chip(NamedTuple):
     num_links: int = (
         0  # of a TPU, two an axis of its torus; 1 of a GPU: to the switch all GPUs of a host share
     )
+    ring: int = (
+        1  # of a TPU: an axis of a slice whose length is a multiple of it has its ends joined
+    )
     chips_per_host: int = 1
     network: float = (
         0.0  # bytes/s of the data-centre network in one direction, a chip's share of its host's
     )
-
-    @property
-    def interconnect(self) -> float:
-        """Bytes/s that a chip can receive over all of its links together."""
-        return self.link * self.num_links
 
     @property
     def is_gpu(self) -> bool:
@@ -72,10 +70,10 @@ def _gpu(
 # fmt: off
 CHIPS = (
     _tpu("v4i", "TPU v4 lite", 8, 614, 138, 138)._replace(chips_per_host=4),
-    _tpu("v4", "TPU v4", 32, 1228, 275, 275)._replace(link=50e9, num_links=6, chips_per_host=4),
-    _tpu("v5e", "TPU v5 lite", 16, 819, 197, 394)._replace(link=50e9, num_links=4, chips_per_host=8, network=3.125e9),
-    _tpu("v5p", "TPU v5", 95, 2765, 459, 918)._replace(link=100e9, num_links=6, chips_per_host=4, network=6.25e9),
-    _tpu("v6e", "TPU v6", 32, 1640, 918, 1836)._replace(link=100e9, num_links=4, chips_per_host=8, network=12.5e9),
+    _tpu("v4", "TPU v4", 32, 1228, 275, 275)._replace(link=50e9, num_links=6, ring=4, chips_per_host=4),
+    _tpu("v5e", "TPU v5 lite", 16, 819, 197, 394)._replace(link=50e9, num_links=4, ring=16, chips_per_host=8, network=3.125e9),
+    _tpu("v5p", "TPU v5", 95, 2765, 459, 918)._replace(link=100e9, num_links=6, ring=4, chips_per_host=4, network=6.25e9),
+    _tpu("v6e", "TPU v6", 32, 1640, 918, 1836)._replace(link=100e9, num_links=4, ring=16, chips_per_host=8, network=12.5e9),
     _gpu("a100", "NVIDIA A100", 80, 2039, 312, link=300, nic=25),
     _gpu("h100", "NVIDIA H100", 80, 3350, 989, link=450, nic=50),
     _gpu("h100-pcie", "NVIDIA H100 PCIe", 80, 2000, 756, link=300, nic=50),

@@ -26,6 +26,7 @@ class Message(NamedTuple):
     when: str  # "forward", "recomputation", "backward"
     where: str  # "layers": of all together; "embedding", "head"
     ways: int  # n, devices of a group
+    domains: int  # s, slices or nodes that the group lies in
     fast_bytes: float  # received by one device over the links of its slice or node
     slow_bytes: float  # over the network between those
 
@@ -52,7 +53,7 @@ class Network(NamedTuple):
         inside = ways // domains
         times = 2 if kind == "all-reduce" else 1
         fast, slow = size * (inside - 1) / inside, size * (domains - 1) / ways
-        return [Message(kind, what, when, where, ways, times * fast, times * slow)]
+        return [Message(kind, what, when, where, ways, domains, times * fast, times * slow)]
 
 
 def messages(step: Step, layout: Layout, num_domains: int = 1) -> list[Message]:
@@ -163,8 +164,8 @@ def _merged(found: list[Message]) -> list[Message]:
     """Those alike but for their bytes as one."""
     total: dict[tuple, Message] = {}
     for new in found:
-        old = total.setdefault(new[:5], new)
+        old = total.setdefault(new[:6], new)
         if old is not new:
             fast, slow = old.fast_bytes + new.fast_bytes, old.slow_bytes + new.slow_bytes
-            total[new[:5]] = old._replace(fast_bytes=fast, slow_bytes=slow)
+            total[new[:6]] = old._replace(fast_bytes=fast, slow_bytes=slow)
     return list(total.values())

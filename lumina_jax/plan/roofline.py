@@ -11,6 +11,7 @@ from typing import NamedTuple
 from lumina_jax.chips import Chip
 from lumina_jax.plan.costs import Step, hardware_flops, model_flops, traffic
 from lumina_jax.plan.messages import messages
+from lumina_jax.plan.topology import Topology
 from lumina_jax.sharding import Layout
 
 HOUR, DAY = 3600.0, 86400.0
@@ -80,25 +81,30 @@ class Run(NamedTuple):
 def project(
     step: Step,
     layout: Layout,
-    chip: Chip,
-    num_domains: int = 1,
+    topology: Topology,
     assumed: Assumptions = Assumptions(),
 ) -> Projection:
-    """The projection of one step; `num_domains`: slices or GPU nodes that the layout's devices lie in.
+    """The projection of one step of `layout`, whose devices are those of `topology`.
 
-    Raises ValueError for a chip without rates, or without a network's where the devices lie in several domains.
+    Raises ValueError for a chip without rates, or without its network's where slices send each other anything.
     """
+    chip = topology.chip
     if not chip.has_rates:
         raise ValueError(f"no projection for {chip.name!r}: chips.py has no rates of it")
-    found, num_devices = messages(step, layout, num_domains), layout.mesh.size
-    fast, slow = (sum(m.fast_bytes for m in found), sum(m.slow_bytes for m in found))
+    found, num_devices = messages(step, layout, topology.num_domains), layout.mesh.size
+    slow = sum(m.slow_bytes for m in found)
     if slow and not chip.network:
         raise ValueError(f"no projection for several slices of {chip.name}: no rate of its network")
     moved = traffic(step, layout)
     arithmetic = hardware_flops(step) / num_devices / (chip.flops * assumed.flops_share(chip))
     bandwidth = chip.bandwidth * assumed.bandwidth_share
     memory, optimizer = (moved.total - moved.optimizer) / bandwidth, moved.optimizer / bandwidth
-    links = fast / (chip.interconnect * assumed.link_share) if fast else 0.0
+    rate = chip.link * assumed.link_share
+    links = sum(
+        m.fast_bytes / (rate * num_links(topology, m.ways // m.domains))
+        for m in found
+        if m.fast_bytes
+    )
     network = slow / (chip.network * assumed.network_share) if slow else 0.0
     hidden = max(arithmetic, memory, links * assumed.link_overlap)
     behind = min(network * assumed.network_overlap, max(hidden - links, 0.0))
@@ -107,6 +113,23 @@ def project(
     return Projection(
         arithmetic, memory, links, network, optimizer, seconds, step.tokens / seconds, mfu
     )
+
+
+def num_links(topology: Topology, ways: int) -> int:
+    """Over how many of its links a device receives from a group of `ways` on its slice or node.
+
+    A group fills the axes of a slice one after the other: two links of an axis whose ends are joined, one of a part of
+    an axis and of one with loose ends, where the device at an end has no other. GPUs have one, to a switch.
+    """
+    if topology.chip.is_gpu:
+        return 1
+    found = 0
+    for size in sorted(topology.shape, reverse=True):
+        if ways > 1:
+            whole = ways >= size
+            found += 2 if whole and size % topology.chip.ring == 0 else 1
+            ways = -(-ways // size)
+    return max(found, 1)
 
 
 def project_run(
