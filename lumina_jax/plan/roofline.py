@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from lumina_jax.chips import Chip
-from lumina_jax.plan.costs import Step, hardware_flops, model_flops, traffic
+from lumina_jax.plan.costs import Flops, Step, hardware_flops, model_flops, traffic
 from lumina_jax.plan.messages import messages
 from lumina_jax.plan.topology import Topology
 from lumina_jax.sharding import Layout
@@ -96,7 +96,8 @@ def project(
     if slow and not chip.network:
         raise ValueError(f"no projection for several slices of {chip.name}: no rate of its network")
     moved = traffic(step, layout)
-    arithmetic = hardware_flops(step) / num_devices / (chip.flops * assumed.flops_share(chip))
+    arithmetic = _arithmetic(hardware_flops(step), step, chip) / num_devices
+    arithmetic /= assumed.flops_share(chip)
     bandwidth = chip.bandwidth * assumed.bandwidth_share
     memory, optimizer = (moved.total - moved.optimizer) / bandwidth, moved.optimizer / bandwidth
     rate = chip.link * assumed.link_share
@@ -113,6 +114,14 @@ def project(
     return Projection(
         arithmetic, memory, links, network, optimizer, seconds, step.tokens / seconds, mfu
     )
+
+
+def _arithmetic(flops: Flops, step: Step, chip: Chip) -> float:
+    """Seconds of one device at its peaks that all would take."""
+    rates = {"bfloat16": chip.flops, "int8": chip.int8, "fp8": chip.fp8}
+    if not rates[step.products]:
+        raise ValueError(f"no projection: a {chip.name} has no products in {step.products}")
+    return flops.products / rates[step.products] + (flops.attention + flops.logits) / chip.flops
 
 
 def num_links(topology: Topology, ways: int) -> int:

@@ -102,3 +102,10 @@ def test_tuples_of_asynchronous_starts() -> None:
 )
 def test_replica_groups_in_every_form(line: str, groups: list[list[int]]) -> None:
     np.testing.assert_array_equal(replica_groups(line, 4), groups)
+
+
+def test_transfers_between_tpu_slices_are_sends_to_the_runtime() -> None:
+    (found,) = collectives(Program((PROGRAMS / "slices.hlo").read_text()))
+    assert (found.kind, found.loop, found.group_size) == ("all-reduce", "body", 2)
+    assert found.crosses_slices and found.asynchronous
+    assert found.operand_bytes == found.received == 688 * 8 * 128 * 2
