@@ -54,7 +54,7 @@ class Collective(NamedTuple):
 def collectives(program: Program, devices_per_slice: int = 0) -> list[Collective]:
     """Every collective once; where its text stands in several loops, it is of the outermost, which starts it.
 
-    `devices_per_slice`: in a program for several slices, for `crosses_slices`; 0: one slice.
+    `devices_per_slice`: of GPU nodes, for `crosses_slices`; 0: one node. Every TPU slice has a program of its own.
     """
     found: dict[tuple[str, str], Collective] = {}
     for computation, instructions in program.computations.items():
