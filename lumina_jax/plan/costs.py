@@ -5,6 +5,7 @@ other is in `messages`.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -115,6 +116,7 @@ class Traffic(NamedTuple):
         return sum(self)
 
 
+@lru_cache
 def sizes(config: TransformerConfig) -> Sizes:
     """Weights of a model by where they are."""
     params = abstract_params(config)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from lumina_jax.chips import Chip
-from lumina_jax.plan.costs import Flops, Step, hardware_flops, model_flops, traffic
+from lumina_jax.plan.costs import Step, hardware_flops, model_flops, traffic
 from lumina_jax.plan.messages import messages
 from lumina_jax.plan.topology import Topology
-from lumina_jax.sharding import Layout
+from lumina_jax.sharding import Layout, letter_ways
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -30,7 +30,7 @@ class Assumptions:
         0.7  # 64 % without, 55 % with recomputation, so 73 (llm-foundry, 7B and 30B)
     )
     # H100 and H200: 46 % without, 40 to 44 % with it, so 54 to 58 (llm-foundry); large products alone reach 80
-    hopper_share: float = 0.55
+    hopper_share: float = 0.52
     # of main memory's peak: copies on an H200 were measured at 90 %, decoders in JAX reach 85 % on v5e
     bandwidth_share: float = 0.85
     # of the fast links' peak: 45 of 50 GB/s a link and direction (the scaling book's figure for v5e)
@@ -39,6 +39,8 @@ class Assumptions:
     network_share: float = 0.7
     # of messages between slices or nodes: share that lies behind arithmetic. No source, a cautious guess
     network_overlap: float = 0.5
+    # of the wall clock spent in steps; the rest compiles, saves, evaluates and restarts. No source, a cautious guess
+    running_share: float = 0.95
     # of messages over fast links: share that can lie behind arithmetic (asynchronous collectives of XLA)
     link_overlap: float = 1.0
 
@@ -96,7 +98,7 @@ def project(
     if slow and not chip.network:
         raise ValueError(f"no projection for several slices of {chip.name}: no rate of its network")
     moved = traffic(step, layout)
-    arithmetic = _arithmetic(hardware_flops(step), step, chip) / num_devices
+    arithmetic = _arithmetic(step, layout, chip) / num_devices
     arithmetic /= assumed.flops_share(chip)
     bandwidth = chip.bandwidth * assumed.bandwidth_share
     memory, optimizer = (moved.total - moved.optimizer) / bandwidth, moved.optimizer / bandwidth
@@ -116,12 +118,17 @@ def project(
     )
 
 
-def _arithmetic(flops: Flops, step: Step, chip: Chip) -> float:
-    """Seconds of one device at its peaks that all would take."""
+def _arithmetic(step: Step, layout: Layout, chip: Chip) -> float:
+    """Seconds that one device would take for all, at its peaks.
+
+    Where S is split n ways, the device of the last part sees 2 - 1 / n times as many keys as the mean.
+    """
+    flops, ways = hardware_flops(step), letter_ways("S", layout)
     rates = {"bfloat16": chip.flops, "int8": chip.int8, "fp8": chip.fp8}
     if not rates[step.products]:
         raise ValueError(f"no projection: a {chip.name} has no products in {step.products}")
-    return flops.products / rates[step.products] + (flops.attention + flops.logits) / chip.flops
+    others = flops.attention * (2 - 1 / ways) + flops.logits
+    return flops.products / rates[step.products] + others / chip.flops
 
 
 def num_links(topology: Topology, ways: int) -> int:
@@ -144,10 +151,11 @@ def num_links(topology: Topology, ways: int) -> int:
 def project_run(
     stages: Sequence[tuple[int, Projection]],
     num_devices: int,
+    assumed: Assumptions = Assumptions(),
     price_per_chip_hour: float | None = None,
 ) -> Run:
-    """A run of (steps, projection of one) stages."""
-    seconds = sum(steps * projection.seconds for steps, projection in stages)
+    """A run of stages, each so many steps that take as projected; the price is the asker's."""
+    seconds = sum(steps * each.seconds for steps, each in stages) / assumed.running_share
     chip_hours = seconds / HOUR * num_devices
     cost = None if price_per_chip_hour is None else chip_hours * price_per_chip_hour
     return Run(seconds / DAY, chip_hours, cost)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -123,7 +124,8 @@ def split_of(layout: Layout) -> Split:
     return Split(sizes, weights, gathered, embedding, activations, token_axes, strategy.batch)
 
 
-def split_weights(config: TransformerConfig, layout: Layout) -> list[SplitWeight]:
+@lru_cache
+def split_weights(config: TransformerConfig, layout: Layout) -> tuple[SplitWeight, ...]:
     """Every weight; those of all layers as one each. Sizes need not be divisible: `param_shardings` checks that."""
     split, params, letters = split_of(layout), abstract_params(config), param_letters(config)
     if not config.scan_layers:
@@ -134,9 +136,9 @@ def split_weights(config: TransformerConfig, layout: Layout) -> list[SplitWeight
         )
     names = {_keys(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(letters)}
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [
+    return tuple(
         _split_weight(_keys(path), names[_keys(path)], leaf, config, split) for path, leaf in leaves
-    ]
+    )
 
 
 def _split_weight(
