@@ -1,7 +1,7 @@
 """What devices send each other in a compiled program, read from its HLO text.
 
 A collective may be written many times and run once: libtpu splits one into a start, parts that run inside other
-fusions, even those of an inner loop, and an end, all of one channel.
+fusions, even those of an inner loop, and an end. Channels do not tell them apart: all of a `shard_map` share one.
 """
 
 import math
@@ -14,7 +14,6 @@ import numpy as np
 from lumina_jax.plan.hlo import ARRAY, COLLECTIVES, Instruction, shape_bytes
 from lumina_jax.plan.loops import Program
 
-CHANNEL = re.compile(r"channel_id=(\d+)")
 # Replica groups: listed, as an array counted through, or as axes of a mesh.
 LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -23,7 +22,8 @@ PAIRS = re.compile(r"source_target_pairs=\{([\d,{}]*)\}")
 # Between TPU slices, in which programs are each for one slice.
 TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}')
-ASYNC_TARGETS = ("AsyncCollectiveStart", "AsyncCollectiveDone")
+# Where libtpu writes one collective several times: its start, and what goes on with it or ends it.
+STARTED, DONE = '"AsyncCollectiveStart"', '"AsyncCollectiveDone"'
 ASYNC_FUSION, SCATTER_FUSION = "async_collective_fusion", "all-reduce-scatter"
 
 
@@ -52,31 +52,26 @@ class Collective(NamedTuple):
 
 
 def collectives(program: Program, devices_per_slice: int = 0) -> list[Collective]:
-    """Every collective once; where its text stands in several loops, it is of the outermost, which starts it.
+    """Every collective once, in the loop that starts it.
 
     `devices_per_slice`: of GPU nodes, for `crosses_slices`; 0: one node. Every TPU slice has a program of its own.
     """
-    found: dict[tuple[str, str], Collective] = {}
+    found = []
     for computation, instructions in program.computations.items():
+        starts = {name for each in instructions if STARTED in each.line for name in each.operands}
+        ends = any(DONE in each.line for each in instructions)
+        continues = ends or computation.startswith(ASYNC_FUSION)
         for instruction in instructions:
             kind = instruction.opcode.removesuffix("-start")
             transfer = TRANSFER.search(instruction.line) if kind == "send" else None
-            if kind not in COLLECTIVES and not transfer:
-                continue
             if transfer:
                 between = _between_slices(program, computation, instruction, transfer.group(1))
-                found[kind, f"{computation} {instruction.name}"] = between
-                continue
-            new = _collective(program, computation, instruction, kind, devices_per_slice)
-            channel = CHANNEL.search(instruction.line)
-            key = (kind, channel.group(1) if channel else f"{computation} {instruction.name}")
-            old = found.get(key)
-            if old is None:
-                found[key] = new
-                continue
-            outer = new if program.depth(new.loop) < program.depth(old.loop) else old
-            found[key] = outer._replace(asynchronous=old.asynchronous or new.asynchronous)
-    return list(found.values())
+                found.append(between)
+            elif kind in COLLECTIVES and (instruction.name in starts or not continues):
+                one = _collective(program, computation, instruction, kind, devices_per_slice)
+                apart = one.asynchronous or instruction.name in starts
+                found.append(one._replace(asynchronous=apart))
+    return found
 
 
 def received(program: Program, found: Iterable[Collective], loop: str) -> float | None:
@@ -143,15 +138,7 @@ def _between_slices(
 
 
 def _is_asynchronous(program: Program, computation: str) -> bool:
-    """Whether what stands in this computation runs beside others: called by an async-start, or part of a fusion."""
-    if computation.startswith(ASYNC_FUSION):
-        return True
-    if any(
-        target in each.line
-        for each in program.computations[computation]
-        for target in ASYNC_TARGETS
-    ):
-        return True
+    """Whether what stands in this computation is called by an async-start."""
     caller = program.callers.get(computation)
     return caller is not None and caller[1].opcode == "async-start"
 

@@ -117,6 +117,9 @@ def test_mixed_meshes_combine() -> None:
     norms = 2 * D  # whole over tensor
     assert total(of, what="weights", when="forward") == 2 * ((LAYER - norms) / 2 + norms) * 3 / 4
     assert total(of, what="activations", when="forward") == 2 * (STREAM / 4) * 2 * 1 / 2
+    columns = [m for m in found("fsdp_tensor", {"fsdp": 4, "tensor": 2}) if m.where == "embedding"]
+    assert total(columns, when="forward") == STREAM / 4 * 7 / 8
+    assert total(columns, when="backward") == STREAM / 4 * 4 / 8 * 3 / 4
     pairs = found("fsdp_sequence", {"fsdp": 2, "sequence": 2})
     both = 2 * (4 * 32 * K * H) * 2 / 2 * L
     assert total(pairs, what="keys and values", when="forward") == both
