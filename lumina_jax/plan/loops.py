@@ -74,13 +74,6 @@ class Program:
                 return computation
             computation = caller[0]
 
-    def depth(self, loop: str) -> int:
-        """How many loops are around what is in `loop`, itself counted."""
-        depth = 0
-        while loop:
-            depth, loop = depth + 1, self.loops[loop].around
-        return depth
-
     def inside(self, loop: str) -> set[str]:
         """`loop` and every loop in it."""
         return {name for name in self.loops if loop in self._around(name)}
