@@ -16,8 +16,9 @@ from lumina_jax.data.records import ensure_records
 from lumina_jax.data.shards import open_shards
 from lumina_jax.data.sources import batches_of, check_made_with, record_ids_of, records_digest
 from lumina_jax.data.stepwise import Rows
+from lumina_jax.data_config import RecordSource, ScenesSource
 from lumina_jax.dims import pick
-from lumina_jax.experiment import Experiment, RecordSource, ScenesSource
+from lumina_jax.experiment import Experiment
 from lumina_jax.sharding import Layout, replicated
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.flops import batch_flops
