@@ -88,7 +88,7 @@ class _Run:
         self.experiment, self.workdir, self.trainee = experiment, workdir, trainee
         self.curriculum, self.checkpoints, self.on_eval = curriculum, checkpoints, on_eval
         self.seed_key = jax.random.key(experiment.train.seed)
-        self.step, self.abstract = train_program(
+        self.step, self.abstract, _ = train_program(
             experiment,
             curriculum,
             layout,

@@ -27,6 +27,7 @@ class TrainProgram(NamedTuple):
 
     step: Any  # jitted: (state, batch) -> (state, metrics); the state's memory is reused
     state: Any  # abstract arrays with shardings
+    init: Callable[[jax.Array], Any]  # key -> state; pure
 
 
 class TransformerSteps(NamedTuple):
@@ -80,7 +81,7 @@ def train_program(
         out_shardings=(places, replicated(layout)),
         donate_argnums=0,
     )
-    return TrainProgram(jitted, jax.tree.map(_placed, abstract, places))
+    return TrainProgram(jitted, jax.tree.map(_placed, abstract, places), init)
 
 
 def transformer_steps(
