@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
-from lumina_jax.model.weights import weight
-from lumina_jax.ops.attention import attention, cached_attention
+from lumina_jax.model.sharded_attention import sharded_attention
+from lumina_jax.model.weights import read
+from lumina_jax.ops.attention import cached_attention
 from lumina_jax.ops.cache import Scatter, Slots, scatter, write
 from lumina_jax.ops.norms import head_norm, rms_norm
 from lumina_jax.ops.products import product
@@ -46,8 +47,8 @@ class Block(nn.Module):
     ) -> tuple[Array, LayerCache | None]:
         config = self.config
         swin = config.norm_placement == "swin"
-        attention_norm = RMSNorm(config, name="attention_norm")
-        mlp_norm = RMSNorm(config, name="mlp_norm")
+        attention_norm = RMSNorm(config, self.layout, name="attention_norm")
+        mlp_norm = RMSNorm(config, self.layout, name="mlp_norm")
 
         branch, cache = self._attend(x if swin else attention_norm(x), context, cache)
         branch = attention_norm(branch) if swin else branch
@@ -61,13 +62,13 @@ class Block(nn.Module):
         self, x: Array, context: Context, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
         config, layout = self.config, self.layout
-        query = product("BSD,DNH->BSNH", x, weight(self, "q", "D N H"))
-        key = product("BSD,DKH->BSKH", x, weight(self, "k", "D K H"))
-        value = product("BSD,DKH->BSKH", x, weight(self, "v", "D K H"))
+        query = product("BSD,DNH->BSNH", x, read(self, "q", "D N H"))
+        key = product("BSD,DKH->BSKH", x, read(self, "k", "D K H"))
+        value = product("BSD,DKH->BSKH", x, read(self, "v", "D K H"))
         query = constrain(query, "B S N H", layout)
         key, value = constrain(key, "B S K H", layout), constrain(value, "B S K H", layout)
-        query = rotate(HeadNorm(config, name="q_norm")(query), context.angles)
-        key = rotate(HeadNorm(config, name="k_norm")(key), context.angles)
+        query = rotate(HeadNorm(config, layout, name="q_norm")(query), context.angles)
+        key = rotate(HeadNorm(config, layout, name="k_norm")(key), context.angles)
         if cache is not None:
             cache = LayerCache(
                 _written(cache.keys, key, context, layout),
@@ -76,14 +77,14 @@ class Block(nn.Module):
             seen = None if context.scatter is None else context.scatter.seen
             mixed = cached_attention(query, *cache, start=context.start, seen=seen)
         else:
-            mixed = attention(query, key, value, segment_ids=context.segment_ids)
-        return product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), cache
+            mixed = sharded_attention(query, key, value, context.segment_ids, layout)
+        return product("BSNH,NHD->BSD", mixed, read(self, "o", "N H D")), cache
 
     def _mlp(self, x: Array) -> Array:
-        gate = product("BSD,DF->BSF", x, weight(self, "gate", "D F"))
-        up = product("BSD,DF->BSF", x, weight(self, "up", "D F"))
+        gate = product("BSD,DF->BSF", x, read(self, "gate", "D F"))
+        up = product("BSD,DF->BSF", x, read(self, "up", "D F"))
         inner = constrain(nn.silu(gate) * up, "B S F", self.layout)
-        return product("BSF,FD->BSD", inner, weight(self, "down", "F D"))
+        return product("BSF,FD->BSD", inner, read(self, "down", "F D"))
 
     def _drop(self, x: Array, key: Array | None, branch_index: Array) -> Array:
         rate = self.config.dropout
@@ -107,21 +108,23 @@ class RMSNorm(nn.Module):
     """`ops.norms.rms_norm` with its weight."""
 
     config: TransformerConfig
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return rms_norm(x, weight(self, "scale", "D").astype(x.dtype), self.config.norm_eps)
+        return rms_norm(x, read(self, "scale", "D").astype(x.dtype), self.config.norm_eps)
 
 
 class HeadNorm(nn.Module):
     """`ops.norms.head_norm` with its weights, one row a shard of the release."""
 
     config: TransformerConfig
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        scale = weight(self, "scale", "R H").astype(x.dtype)
-        bias = weight(self, "bias", "R H").astype(x.dtype)
+        scale = read(self, "scale", "R H").astype(x.dtype)
+        bias = read(self, "bias", "R H").astype(x.dtype)
         return head_norm(x, scale, bias, self.config.norm_eps)
 
 

@@ -12,7 +12,7 @@ from lumina_jax.model.weights import layer_name, weight
 from lumina_jax.ops.cache import Cache, Scatter
 from lumina_jax.ops.products import product, rows
 from lumina_jax.ops.rope import rotation
-from lumina_jax.sharding import Layout, constrain
+from lumina_jax.sharding import Layout, all_tokens, constrain
 
 
 @typed
@@ -125,7 +125,7 @@ class Chameleon(nn.Module):
             )[0]
         else:
             x, cache = Layers(config, self.layout, name="layers")(x, context, cache)
-        x = RMSNorm(config, name="final_norm")(x)
+        x = RMSNorm(config, self.layout, name="final_norm")(x)
         if self.is_initializing():
             Head(config, name="head")()
         return x, cache
@@ -139,11 +139,12 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, ids: Array) -> Array:
-        table = weight(self, "table", "V D")
-        table = constrain(table, "V D", self.layout, role="lookup")
-        # Gathered before the cast, so that the gradient of a frequent row is summed in the parameter dtype.
-        x = jnp.take(table, ids, axis=0).astype(self.config.compute_dtype)
-        return constrain(x, "B S D", self.layout)
+        table = constrain(weight(self, "table", "V D"), "V D", self.layout, role="embedding")
+        ids = all_tokens(ids, self.layout)
+        # Looked up before the cast, so that the gradient of a frequent row is summed in the parameter dtype.
+        columns = jnp.take(table, ids, axis=0).astype(self.config.compute_dtype)
+        columns = all_tokens(columns, self.layout)
+        return constrain(columns, "B S D", self.layout)
 
 
 class Head(nn.Module):

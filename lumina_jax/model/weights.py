@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.ops.products import StoredWeight
+from lumina_jax.sharding import Layout, gathered
 
 # Which axes of a matrix the forward pass sums over, by its letters; a table of a row a token ("V D") is the head.
 CONTRACTED: Mapping[str, tuple[int, ...]] = {
@@ -49,6 +51,19 @@ def weight(module: nn.Module, name: str, letters: str) -> Any:
     shape = tuple(letter_sizes(config)[letter] for letter in names)
     init = nn.with_logical_partitioning(_initializer(name, names, shape), names)
     return jnp.asarray(module.param(name, init, shape, jnp.dtype(config.param_dtype)))
+
+
+def read(module: nn.Module, name: str, letters: str) -> Any:
+    """`weight` in the compute dtype and, by the module's `layout`, as products read it; a stored form's base alike."""
+    layout: Layout | None = module.layout  # pyright: ignore[reportAttributeAccessIssue]
+    config: TransformerConfig = module.config  # pyright: ignore[reportAttributeAccessIssue]
+    found = weight(module, name, letters)
+    if not isinstance(found, StoredWeight):
+        return gathered(found.astype(config.compute_dtype), letters, layout)
+    if layout is None or not hasattr(found, "base"):
+        return found
+    base = found.base.astype(config.compute_dtype)  # pyright: ignore[reportAttributeAccessIssue]
+    return replace(found, base=gathered(base, letters, layout))  # pyright: ignore[reportArgumentType]
 
 
 def layer_name(index: int) -> str:

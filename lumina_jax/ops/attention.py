@@ -8,47 +8,65 @@ import jax.numpy as jnp
 
 from lumina_jax.dims import Array, Bool, Float, Int, typed
 from lumina_jax.ops.quantize import QuantizedSlots
+from lumina_jax.ops.splash import Splash, make_splash
 
-Kernel = Literal["xla", "cudnn"]
-BLOCK = 512  # queries whose scores are held at once where rows have segments
+Kernel = Literal["xla", "cudnn", "splash"]
+BLOCK = 512  # queries whose scores XLA's kernel holds at once
 
 
-def choose_kernel(device: Any, dtype: str, head_size: int, plain: bool) -> Kernel:
-    """cuDNN's fused attention where it is legal, XLA elsewhere.
+def choose_kernel(device: Any, dtype: str, head_size: int) -> Kernel:
+    """The fused kernel of a TPU or GPU where it is legal, XLA elsewhere.
 
-    `plain`: neither a cache nor segments, so the mask is exactly causal. cuDNN's kernel wants an Ampere GPU or
+    Splash attention (Pallas) wants heads of whole TPU lanes, 128 numbers; cuDNN's flash attention an Ampere GPU or
     newer, 16-bit inputs and a head size that is a multiple of 8 and at most 128.
     """
+    if device.platform == "tpu":
+        return "splash" if head_size % 128 == 0 else "xla"
     fits = dtype in ("bfloat16", "float16") and head_size % 8 == 0 and head_size <= 128
-    if device.platform != "gpu" or not fits or not plain:
-        return "xla"
-    return "cudnn" if float(getattr(device, "compute_capability", 0)) >= 8.0 else "xla"
+    if device.platform in ("gpu", "cuda") and fits:
+        return "cudnn" if float(getattr(device, "compute_capability", 0)) >= 8.0 else "xla"
+    return "xla"
 
 
 @typed
 def attention(
     query: Float[Array, "B S N H"],
-    key: Float[Array, "B S K H"],
-    value: Float[Array, "B S K H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
     *,
     segment_ids: Int[Array, "B S"] | None = None,
-    kernel: Kernel | None = None,
+    key_segment_ids: Int[Array, "B T"] | None = None,
+    part: Int[Array, ""] | None = None,
+    kernel: Kernel = "xla",
+    splash: Splash | None = None,
 ) -> Float[Array, "B S N H"]:
     """softmax(q k^T / sqrt(H)) v of whole sequences: a query sees itself and all before it, in its own segment only.
 
-    Query head n reads key/value head n*K//N.
+    Query head n reads key/value head n*K//N. T = S, unless the queries are one part of the sequence, the `part`-th of
+    T/S; `key_segment_ids` are then those of all of it. `splash`: the kernel for these shapes, if it was made before.
     """
-    if kernel is None:
-        plain = segment_ids is None
-        kernel = choose_kernel(jax.devices()[0], query.dtype.name, query.shape[-1], plain)
+    if key_segment_ids is None:
+        key_segment_ids = segment_ids
+    if kernel == "splash":
+        made = splash or make_splash(query.shape[1], query.shape[2])
+        return made(query, key, value, segment_ids, key_segment_ids)
+    start = None if part is None else part * query.shape[1]
     if kernel == "cudnn":
+        mask = None
+        if part is not None or segment_ids is not None:
+            mask = visible_from(start, query.shape[1], key.shape[1], segment_ids, key_segment_ids)
         return jax.nn.dot_product_attention(
-            query, key, value, is_causal=True, implementation="cudnn"
+            query,
+            key,
+            value,
+            mask=None if mask is None else mask[:, None],
+            is_causal=part is None,
+            implementation="cudnn",
         )
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-    if segment_ids is not None and query.shape[1] > BLOCK:
-        return _attention_in_blocks(query, key, value, segment_ids)
-    mask = visible(query.shape[1], key.shape[2], None, segment_ids)
+    if query.shape[1] > BLOCK:
+        return _attention_in_blocks(query, key, value, start, segment_ids, key_segment_ids)
+    mask = visible_from(start, query.shape[1], key.shape[2], segment_ids, key_segment_ids)
     return masked_attention(query, key, value, mask)
 
 
@@ -65,19 +83,25 @@ def cached_attention(
 
     Worked example: start = [5], S = 2: query 0 sees slots 0-5, query 1 sees slots 0-6.
     """
-    mask = visible(query.shape[1], keys.shape[2], start, None) if seen is None else seen
-    return masked_attention(query, keys, values, mask)
+    if seen is None:
+        first = jnp.zeros((1,), jnp.int32) if start is None else start
+        last_slot = first[:, None] + jnp.arange(query.shape[1])
+        seen = jnp.arange(keys.shape[2]) <= last_slot[:, :, None]
+    return masked_attention(query, keys, values, seen)
 
 
-def visible(
-    num_queries: int, num_slots: int, start: Array | None, segment_ids: Array | None
+def visible_from(
+    start: Array | None,
+    num_queries: int,
+    num_keys: int,
+    segment_ids: Array | None,
+    key_segment_ids: Array | None,
 ) -> Array:
-    """Which slots each query may read: bool [B or 1, S, T]."""
-    first = jnp.zeros((1,), jnp.int32) if start is None else start
-    last_slot = first[:, None] + jnp.arange(num_queries)
-    mask = jnp.arange(num_slots) <= last_slot[:, :, None]
-    if segment_ids is not None:
-        mask &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    """Which keys each query may read, the first query being number `start` of the sequence: bool [B or 1, S, T]."""
+    place = jnp.arange(num_queries) + (0 if start is None else start)
+    mask = (jnp.arange(num_keys) <= place[:, None])[None]
+    if segment_ids is not None and key_segment_ids is not None:
+        mask &= segment_ids[:, :, None] == key_segment_ids[:, None, :]
     return mask
 
 
@@ -102,22 +126,32 @@ def masked_attention(query: Array, key: Any, value: Any, mask: Array) -> Array:
     return mixed.reshape(num_rows, num_heads, num_queries, head_size).swapaxes(1, 2)
 
 
-def _attention_in_blocks(query: Array, key: Array, value: Array, segment_ids: Array) -> Array:
-    """`masked_attention` of long packed rows, BLOCK queries at a time, recomputed going back.
+def _attention_in_blocks(
+    query: Array,
+    key: Array,
+    value: Array,
+    start: Array | None,
+    segment_ids: Array | None,
+    key_segment_ids: Array | None,
+) -> Array:
+    """`masked_attention` of long rows, BLOCK queries at a time, recomputed going back.
 
     The same numbers in [B, N, BLOCK, T] instead of [B, N, S, T] floats: at S = 8320 and 32 heads 0.5 GB for 9.
     """
     num_queries = query.shape[1]
     padding = -num_queries % BLOCK
     query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
-    of_query = jnp.pad(segment_ids, ((0, 0), (0, padding)), mode="edge")  # each sees something
+    if segment_ids is not None:
+        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padding)), mode="edge")  # each sees one
 
     @jax.checkpoint
-    def attend(start: Array) -> Array:
-        here = jax.lax.dynamic_slice_in_dim(query, start, BLOCK, axis=1)
-        segment = jax.lax.dynamic_slice_in_dim(of_query, start, BLOCK, axis=1)
-        seen = visible(BLOCK, key.shape[2], start[None], None)
-        seen &= segment[:, :, None] == segment_ids[:, None, :]
+    def attend(first: Array) -> Array:
+        here = jax.lax.dynamic_slice_in_dim(query, first, BLOCK, axis=1)
+        segment = segment_ids
+        if segment is not None:
+            segment = jax.lax.dynamic_slice_in_dim(segment, first, BLOCK, axis=1)
+        place = first if start is None else start + first
+        seen = visible_from(place, BLOCK, key.shape[2], segment, key_segment_ids)
         return masked_attention(here, key, value, seen)
 
     blocks = jax.lax.map(attend, jnp.arange(0, num_queries + padding, BLOCK))

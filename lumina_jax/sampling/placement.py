@@ -22,11 +22,11 @@ from lumina_jax.ops.cache import Cache, init_cache
 from lumina_jax.ops.products import OutputRows, as_array, fits, is_stored, rows
 from lumina_jax.sharding import (
     Layout,
-    batch_sharding,
     constrain,
     letter_sharding,
     param_shardings,
     replicated,
+    row_sharding,
 )
 from lumina_jax.vqgan.codec import abstract_vqgan
 
@@ -125,7 +125,7 @@ def constrain_cache(cache: Cache, layout: Layout | None) -> Cache:
 
 def _cache_place(leaf: Any, layout: Layout) -> Any:
     if leaf.ndim < 3:
-        return batch_sharding(layout)
+        return row_sharding(layout)
     return letter_sharding("B K T H"[: 2 * leaf.ndim], leaf.shape, layout)
 
 

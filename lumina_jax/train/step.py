@@ -1,6 +1,7 @@
 """The transformer's training step: a pure function (state, batch, key) -> (state, metrics)."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from lumina_jax.ops.losses import (
     token_losses,
     token_losses_from_hidden,
 )
-from lumina_jax.sharding import Layout, place_rows
+from lumina_jax.sharding import Layout, constrain, gathered, letter_ways, place_rows
 from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 Batch = Mapping[str, Any]
@@ -93,7 +94,8 @@ def make_train_step(
         labels, sums = shift_labels(batch["labels"], batch["segment_ids"]), {}
         if loss.logits_chunk:
             head, chunk = weights["head"]["table"], loss.logits_chunk
-            losses = token_losses_from_hidden(hidden, head, labels, chunk)
+            split, place = letter_ways("V", layout), partial(_place, layout=layout)
+            losses = token_losses_from_hidden(hidden, head, labels, chunk, split=split, place=place)
         else:
             logits = logits_from_hidden(weights, config, hidden, layout=layout)
             losses = token_losses(logits, labels)
@@ -114,6 +116,13 @@ def make_train_step(
         return state, {**means(sums, num_predicted, loss.z_loss), "grad_norm": grad_norm}
 
     return step
+
+
+def _place(x: Array, letters: str, role: str, layout: Layout | None) -> Array:
+    """The `Place` of a mesh: what is gathered is gathered from, and its gradient scattered to, where it is stored."""
+    if role == "gathered":
+        return gathered(x, letters, layout)
+    return constrain(x, letters, layout, role)
 
 
 def accumulated(
