@@ -12,7 +12,7 @@ import jax
 from lumina_jax.data.pipeline import rows_of_records
 from lumina_jax.experiment import Experiment, Stage
 from lumina_jax.model.params import init_params
-from lumina_jax.sharding import Layout, batch_sharding, replicated
+from lumina_jax.sharding import Layout, batch_sharding, batch_ways, letter_ways, replicated
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.nonfinite import keep_where_finite
 from lumina_jax.train.optimizer import make_optimizer
@@ -130,18 +130,23 @@ def abstract_batch(stage: Stage, layout: Layout, num_tokens: int | None = None) 
 
 
 def check_batches(experiment: Experiment, layout: Layout) -> None:
-    """ValueError for a stage whose batch the mesh cannot split."""
-    sharding = batch_sharding(layout)
-    parts = experiment.train.accumulation
+    """ValueError for a stage whose batch, or whose sequences where these are split, the mesh cannot divide."""
+    parts, mesh = experiment.train.accumulation, dict(layout.mesh.shape)
+    rows, columns = batch_ways(layout), letter_ways("S", layout)
     for index, stage in enumerate(experiment.train.stages):
-        try:
-            sharding.shard_shape((stage.batch_size // parts, 1))
-        except ValueError:
+        where = f"train.stages.{index}"
+        if stage.batch_size // parts % rows:
             times = f" in {parts} micro-batches" if parts > 1 else ""
             raise ValueError(
-                f"train.stages.{index}.batch_size {stage.batch_size}{times} does not divide over the mesh "
-                f"{dict(sharding.mesh.shape)}: use a multiple of {'accumulation times ' * (parts > 1)}its batch axes"
-            ) from None
+                f"{where}.batch_size {stage.batch_size}{times} does not divide over the mesh {mesh}: use a multiple "
+                f"of {'accumulation times ' * (parts > 1)}its batch axes, {parts * rows}"
+            )
+        for size in stage.buckets or (stage.max_tokens,):
+            if experiment.trainee == "transformer" and size % columns:
+                raise ValueError(
+                    f"{where}: sequences of {size} tokens do not divide over the mesh {mesh}: use a multiple of "
+                    f"{columns}, which its strategy splits them into"
+                )
 
 
 def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:

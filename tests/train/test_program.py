@@ -79,3 +79,9 @@ def test_batch_that_the_mesh_cannot_split_is_refused(tiny_run):
     layout = make_layout(MeshConfig(), jax.devices()[:3])
     with pytest.raises(ValueError, match=r"stages.0.batch_size 8 does not divide .*'data': 3"):
         check_batches(tiny_run(), layout)
+
+
+def test_sequence_that_the_mesh_cannot_split_is_refused(tiny_run):
+    layout = make_layout(MeshConfig("sequence", (("sequence", 5),)), jax.devices()[:5])
+    with pytest.raises(ValueError, match=r"stages.0: sequences of 48 tokens .* a multiple of 5"):
+        check_batches(tiny_run(), layout)
