@@ -172,7 +172,7 @@ class TrainConfig:
     eval_batches: int = 8  # of the last stage's size, at every evaluation
     max_nonfinite: int = 0  # steps without a finite loss that are skipped; one more stops the run
     hang_minutes: float = 30.0  # without a step after which the process ends with code 3; 0: never
-    peak_tflops: float = 0.0  # of one device in bfloat16, for the log's mfu; 0: train/flops.py's
+    peak_tflops: float = 0.0  # of one device in bfloat16, for the log's mfu; 0: as in chips.py
     wandb: str = ""  # project on Weights & Biases that gets the log's numbers too; "": none
 
     def __post_init__(self) -> None:

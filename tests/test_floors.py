@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "lumina_jax"
 
 FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its folder has an entry of its own
-    "dims config config_json paths pickle_tree",
+    "dims chips config config_json paths pickle_tree",
     "unirep data_config experiment",
     "ops sharding checksums",
     "model vqgan",
@@ -33,6 +33,7 @@ ENTRY_FLOOR = 10  # __main__ files and the package's own __init__: nothing impor
 CORE = {"jax", "flax", "optax", "numpy"}
 LIBRARIES = {  # third-party modules that a room or module may import; one that is not here may import any
     "dims": {"jaxtyping", "beartype"},
+    "chips": set(),
     "config": set(),
     "config_json": set(),
     "paths": {"etils", "fsspec", "tqdm"},

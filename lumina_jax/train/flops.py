@@ -11,28 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from lumina_jax.chips import chip_of
 from lumina_jax.config import TransformerConfig
 from lumina_jax.experiment import LoraConfig
 from lumina_jax.model.lora import count_adapter_params
 from lumina_jax.model.params import abstract_params, count_params
-
-# Dense bfloat16 TFLOP/s of one device as JAX names it. TPUs: cloud.google.com/tpu/docs, one page each; GPUs: NVIDIA's
-# data sheets, halved where they count sparsity; SXM modules where the name says no more. The longest name that
-# `device_kind` begins with counts; a part of a GPU (MIG) has none.
-PEAK_TFLOPS: Mapping[str, float] = {
-    "TPU v4 lite": 138,
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5": 459,  # v5p
-    "TPU v6": 918,
-    "NVIDIA A100": 312,
-    "NVIDIA H100 PCIe": 756,
-    "NVIDIA H100 NVL": 835,
-    "NVIDIA H100": 989,
-    "NVIDIA H200": 989,
-    "NVIDIA H200 NVL": 835,
-}
 
 
 def train_flops(
@@ -60,12 +43,11 @@ def batch_flops(
 
 
 def peak_flops(devices: list[Any] | None = None, tflops: float = 0.0) -> float | None:
-    """FLOP/s of all devices together in bfloat16, None where the table has no such; `tflops`: of one, if given."""
+    """FLOP/s of all devices together in bfloat16, None where `chips` has no such; `tflops`: of one, if given."""
     devices = list(jax.devices() if devices is None else devices)
-    kind = devices[0].device_kind
-    named = [name for name in PEAK_TFLOPS if kind.startswith(name) and "MIG" not in kind]
-    each = tflops or PEAK_TFLOPS.get(max(named, key=len, default=""), 0.0)
-    return each * 1e12 * len(devices) if each else None
+    chip = chip_of(devices[0])
+    each = tflops * 1e12 or (chip.flops if chip else 0.0)
+    return each * len(devices) if each else None
 
 
 @lru_cache

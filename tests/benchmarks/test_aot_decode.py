@@ -18,19 +18,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from benchmarks import aot_decode
-from benchmarks._targets import V6E, Target, devices
+from benchmarks._targets import Target, devices
+from lumina_jax.chips import chip_named
 from lumina_jax.config import TransformerConfig
 from lumina_jax.sharding import Layout
 
 def check(num_chips, topology, *programs):
-    chips = devices(Target("7b", V6E, topology, num_chips))
+    chips = devices(Target("7b", topology, num_chips))
     layout = Layout(Mesh(np.array(chips), ("tensor",)), "tensor")
     setup = aot_decode.build({CONFIG}, layout, 512)
     found = {{}}
     for name in programs:
         case = aot_decode.PROGRAMS[name]
         measured = aot_decode.measure(case, setup)
-        found[name] = aot_decode.problems(case, setup, measured, V6E.memory_bytes)
+        found[name] = aot_decode.problems(case, setup, measured, chip_named("v6e").memory_bytes)
         tiny = aot_decode.problems(case, setup, measured, 2 * 2**20)
     return [found, tiny]
 

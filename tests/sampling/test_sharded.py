@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks._hlo import collectives, large_copies
 from benchmarks.aot_decode import PROGRAMS, Setup, build, measure
 from lumina_jax import Lumina
 from lumina_jax.checkpoint import save_model
@@ -16,6 +15,7 @@ from lumina_jax.config import SampleConfig
 from lumina_jax.experiment import MeshConfig
 from lumina_jax.model.chameleon import forward
 from lumina_jax.model.params import abstract_params
+from lumina_jax.plan.hlo import collectives, large_copies
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import CACHE_BYTES, MAX_BATCH, batch_limit, generate
 from lumina_jax.sampling.placement import (

@@ -1,6 +1,6 @@
 """Reading compiled programs: what counts as a copy as large as a weight, and what does not."""
 
-from benchmarks._hlo import collectives, large_copies
+from lumina_jax.plan.hlo import collectives, large_copies
 
 TURN = """
 %fused_turn (param_0: bf16[64,32]) -> bf16[32,64] {

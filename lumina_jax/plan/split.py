@@ -1,0 +1,163 @@
+"""What a layout splits, in numbers: read off the letters of its strategy's rows, for counting."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+
+from lumina_jax.config import TransformerConfig
+from lumina_jax.experiment import MeshConfig
+from lumina_jax.model.params import abstract_params, param_letters
+from lumina_jax.sharding import STRATEGIES, Layout
+
+# Weights of a layer that read the same activations, and the letters that their product sums over.
+PRODUCTS = ((("q", "k", "v"), "D"), (("o",), "N H"), (("gate", "up"), "D"), (("down",), "F"))
+
+
+class Split(NamedTuple):
+    """A strategy on a mesh: mesh axes of every letter by role, and how many devices each has."""
+
+    sizes: Mapping[str, int]  # of mesh axes, outermost first
+    weights: Mapping[str, tuple[str, ...]]
+    embedding: Mapping[str, tuple[str, ...]]
+    lookup: Mapping[str, tuple[str, ...]]
+    activations: Mapping[str, tuple[str, ...]]
+    token_axes: tuple[str, ...]  # that split positions: rows of a batch, and their columns
+    batch_axes: tuple[str, ...]
+
+    def ways(self, axes: Iterable[str]) -> int:
+        """How many pieces these axes make."""
+        return math.prod(self.sizes[axis] for axis in axes)
+
+    def domains(self, axes: Iterable[str], num_domains: int) -> int:
+        """How many slices or nodes a group of devices along `axes` lies in; the mesh fills them one after the other."""
+        inside = math.prod(self.sizes.values()) // num_domains
+        found, stride = 1, 1
+        wanted = set(axes)
+        for axis, size in reversed(list(self.sizes.items())):
+            if axis in wanted:
+                within = min(max(inside // stride, 1), size)
+                found *= size // within
+            stride *= size
+        return found
+
+
+class SplitWeight(NamedTuple):
+    """One weight, or one kind of all layers' (stacked or not: `count` of them)."""
+
+    keys: tuple[str, ...]
+    letters: str  # without L
+    shape: tuple[int, ...]
+    count: int
+    param_bytes: int  # of a number as stored
+    compute_bytes: int  # of a number as products read it
+    stored_ways: int
+    used_ways: int  # pieces that products read
+    gather_axes: tuple[str, ...]  # that are joined before it is used
+    used_axes: Mapping[str, tuple[str, ...]]  # by letter: what stays split
+
+    @property
+    def numbers(self) -> int:
+        """Of all layers, whole."""
+        return math.prod(self.shape) * self.count
+
+    @property
+    def stored_bytes(self) -> int:
+        """Held by one device."""
+        return self.numbers // self.stored_ways * self.param_bytes
+
+    @property
+    def used_bytes(self) -> float:
+        """As one device's products read it, all layers together."""
+        return self.numbers / self.used_ways * self.compute_bytes
+
+
+def plan_layout(mesh: MeshConfig, num_devices: int) -> Layout:
+    """The layout of a run on devices that nobody has: for counting, not for computing.
+
+    Raises ValueError where the axes do not fit the number.
+    """
+    fixed = math.prod(size for _, size in mesh.axes if size != -1)
+    sizes = [num_devices // fixed if size == -1 else size for _, size in mesh.axes]
+    if math.prod(sizes) != num_devices:
+        raise ValueError(
+            f"mesh {dict(mesh.axes)} does not fit {num_devices} devices: "
+            "the sizes must multiply to that number, at most one may be -1"
+        )
+    names = tuple(name for name, _ in mesh.axes)
+    shape: Any = AbstractMesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * len(names))
+    return Layout(shape, mesh.strategy)
+
+
+def split_of(layout: Layout) -> Split:
+    """The numbers of a layout."""
+    strategy = STRATEGIES[layout.strategy]
+    weights, embedding, lookup, activations = (
+        {letter: _axes(axes) for letter, axes in role.items()}
+        for role in (strategy.weights, strategy.embedding, strategy.lookup, strategy.activations)
+    )
+    sizes = {str(name): size for name, size in layout.mesh.shape.items()}
+    batch = _axes(strategy.batch)
+    token_axes = (*batch, *activations.get("S", ()))
+    return Split(sizes, weights, embedding, lookup, activations, token_axes, batch)
+
+
+def split_weights(config: TransformerConfig, layout: Layout) -> list[SplitWeight]:
+    """Every weight; those of all layers as one each. Sizes need not be divisible: `param_shardings` checks that."""
+    split, params, letters = split_of(layout), abstract_params(config), param_letters(config)
+    if not config.scan_layers:
+        first = min(params["layers"], default=None)
+        layers = ({}, {}) if first is None else (params["layers"][first], letters["layers"][first])
+        params, letters = (
+            {**tree, "layers": layer} for tree, layer in zip((params, letters), layers, strict=True)
+        )
+    names = {_keys(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(letters)}
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [
+        _split_weight(_keys(path), names[_keys(path)], leaf, config, split) for path, leaf in leaves
+    ]
+
+
+def _split_weight(
+    keys: tuple[str, ...], letters: str, leaf: Any, config: TransformerConfig, split: Split
+) -> SplitWeight:
+    named = [
+        (name, size) for name, size in zip(letters.split(), leaf.shape, strict=True) if name != "L"
+    ]
+    embedding = keys[0] == "embed"
+    stored = split.embedding if embedding else split.weights
+    used = split.lookup if embedding else split.activations
+    kept = {name: tuple(a for a in stored[name] if a in used.get(name, ())) for name, _ in named}
+    axes = [axis for name, _ in named for axis in stored[name]]
+    staying = [axis for name, _ in named for axis in kept[name]]
+    param_bytes = jnp.dtype(leaf.dtype).itemsize
+    # the embedding's rows are cast after they are looked up
+    compute_bytes = param_bytes if embedding else jnp.dtype(config.compute_dtype).itemsize
+    count = config.num_layers if keys[0] == "layers" else 1
+    gathered = tuple(axis for axis in axes if axis not in staying)
+    return SplitWeight(
+        keys,
+        " ".join(name for name, _ in named),
+        tuple(size for _, size in named),
+        count,
+        param_bytes,
+        compute_bytes,
+        split.ways(axes),
+        split.ways(staying),
+        gathered,
+        kept,
+    )
+
+
+def _axes(axes: Any) -> tuple[str, ...]:
+    """A table's entry as a tuple of mesh axes."""
+    if axes is None:
+        return ()
+    return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def _keys(path: Any) -> tuple[str, ...]:
+    return tuple(str(key.key) for key in path)
