@@ -35,30 +35,42 @@ class Message(NamedTuple):
         return self.fast_bytes + self.slow_bytes
 
 
+class Network(NamedTuple):
+    """What devices send messages over."""
+
+    split: Split
+    num_domains: int  # slices or GPU nodes
+
+    def message(
+        self, kind: str, what: str, when: str, where: str, axes: tuple[str, ...], size: float
+    ) -> list[Message]:
+        """One collective over `axes` of an array of `size` bytes, or none where a group is one device."""
+        ways = self.split.ways(axes)
+        if ways == 1:
+            return []
+        domains = self.split.domains(axes, self.num_domains)
+        inside = ways // domains
+        times = 2 if kind == "all-reduce" else 1
+        fast, slow = size * (inside - 1) / inside, size * (domains - 1) / ways
+        return [Message(kind, what, when, where, ways, times * fast, times * slow)]
+
+
 def messages(step: Step, layout: Layout, num_domains: int = 1) -> list[Message]:
     """Every kind of collective of the step; `num_domains`: slices or nodes that the devices lie in.
 
     Weights are gathered in the compute dtype, once forward and once going back, of every micro-batch; their gradients
-    are summed in it. K and V are gathered where S is split and T is not. A gradient's sum over axes that do not split
-    its weight is an all-reduce.
+    are summed in it, the embedding's in the weights' dtype. K and V are gathered where S is split and T is not. A
+    gradient's sum over axes that do not split its weight is an all-reduce.
     """
-    split = split_of(layout)
+    network = Network(split_of(layout), num_domains)
     found: list[Message] = []
     for weight in split_weights(step.config, layout):
-        found += _of_weight(weight, step, split, num_domains)
-    found += _of_activations(step, split, num_domains)
+        found += _of_weight(weight, step, network)
+    found += _of_residual_stream(step, network) + _of_keys_and_values(step, network)
     if step.lora:
-        adapters = float(FLOAT32 * count_adapter_params(step.config, step.lora))
-        found += _message(
-            "all-reduce",
-            "gradients",
-            "backward",
-            "layers",
-            split.token_axes,
-            adapters,
-            split,
-            num_domains,
-        )
+        size = float(FLOAT32 * count_adapter_params(step.config, step.lora))
+        axes = network.split.token_axes
+        found += network.message("all-reduce", "gradients", "backward", "layers", axes, size)
     return _merged(found)
 
 
@@ -72,66 +84,69 @@ def per_layer(found: Iterable[Message], config: TransformerConfig) -> list[Messa
     ]
 
 
-def _of_weight(weight: SplitWeight, step: Step, split: Split, num_domains: int) -> list[Message]:
-    """Its gathers, and the sum of its gradient."""
+def _of_weight(weight: SplitWeight, step: Step, network: Network) -> list[Message]:
+    """Its gathers, and the sum of its gradient. The embedding is not read going back."""
     where = {"layers": "layers", "embed": "embedding"}.get(weight.keys[0], "head")
-    times, used = step.accumulation, weight.used_bytes
+    times, split, axes = step.accumulation, network.split, weight.gather_axes
     found = []
-    for when in ("forward", "backward"):
-        if when == "forward" or where != "embedding":
-            size = used * times
-            found += _message(
-                "all-gather", "weights", when, where, weight.gather_axes, size, split, num_domains
-            )
+    for when in ("forward",) if where == "embedding" else ("forward", "backward"):
+        size = weight.used_bytes * times
+        found += network.message("all-gather", "weights", when, where, axes, size)
     if step.lora:
         return found
-    scattered = tuple(axis for axis in weight.gather_axes if axis in split.token_axes)
+    scattered = tuple(axis for axis in axes if axis in split.token_axes)
     summed = tuple(axis for axis in split.token_axes if axis not in scattered)
-    rest = (
-        ("reduce-scatter", scattered, used * times),
-        ("all-reduce", summed, used * times / split.ways(weight.gather_axes)),
-    )
-    for kind, axes, size in rest:
-        found += _message(kind, "gradients", "backward", where, axes, size, split, num_domains)
+    size = weight.summed_bytes * times
+    for kind, over, of in (
+        ("reduce-scatter", scattered, size),
+        ("all-reduce", summed, size / split.ways(axes)),
+    ):
+        found += network.message(kind, "gradients", "backward", where, over, of)
     return found
 
 
-def _of_activations(step: Step, split: Split, num_domains: int) -> list[Message]:
-    """All-reduces of products that sum over a split letter, and gathered keys and values."""
-    config = step.config
-    again = pick(REMATS, config.remat, "remat policy of costs.REMATS")
-    width = jnp.dtype(config.compute_dtype).itemsize
-    positions = step.positions / split.ways(split.token_axes)
-    stream, layers = positions * config.width * width, config.num_layers
+def _of_residual_stream(step: Step, network: Network) -> list[Message]:
+    """All-reduces of [B, S, D]: of products that sum over a split letter, and of the gradients of what they read.
+
+    What a layer gives out last is computed again only for a norm after it.
+    """
+    config, split = step.config, network.split
+    again = pick(REMATS, config.remat, "remat policy of costs.REMATS").products > 0
+    stream = _positions(step, split) * config.width * jnp.dtype(config.compute_dtype).itemsize
     found = []
+    for product in PRODUCTS:
+        passes = [("forward", product.summed), ("backward", product.given)]
+        if again and (product.weights != ("down",) or config.norm_placement == "swin"):
+            passes.append(("recomputation", product.summed))
+        for when, letters in passes:
+            size, axes = stream * config.num_layers, _used(split, letters)
+            found += network.message("all-reduce", "activations", when, "layers", axes, size)
+    table, head = split.lookup.get("D", ()), _used(split, "V")
+    found += network.message("all-gather", "activations", "forward", "embedding", table, stream)
+    return found + network.message("all-reduce", "activations", "backward", "head", head, stream)
 
-    def add(
-        kind: str, what: str, when: str, where: str, axes: tuple[str, ...], size: float
-    ) -> None:
-        found.extend(_message(kind, what, when, where, axes, size, split, num_domains))
 
-    for names, summed in PRODUCTS:
-        letters = {"q": "N", "o": "D", "gate": "F", "down": "D"}[names[0]]
-        split_in = _used(split, summed)
-        split_out = _used(split, letters)
-        add("all-reduce", "activations", "forward", "layers", split_in, stream * layers)
-        # what a layer gives out last is not needed to go back, but for a norm after it
-        if again.products and (names[0] != "down" or config.norm_placement == "swin"):
-            add("all-reduce", "activations", "recomputation", "layers", split_in, stream * layers)
-        add("all-reduce", "activations", "backward", "layers", split_out, stream * layers)
-    embedded = split.lookup.get("D", ())
-    add("all-gather", "activations", "forward", "embedding", embedded, stream)
-    add("all-reduce", "activations", "backward", "head", _used(split, "V"), stream)
-
-    joined = tuple(a for a in split.activations["S"] if a not in split.activations["T"])
-    kept = split.ways(_used(split, "K"))
+def _of_keys_and_values(step: Step, network: Network) -> list[Message]:
+    """Where queries are split by position and see keys of other devices."""
+    config, split = step.config, network.split
+    again = pick(REMATS, config.remat, "remat policy of costs.REMATS").attention > 0
+    whole = split.activations["T"]
+    axes = tuple(axis for axis in split.activations["S"] if axis not in whole)
+    numbers = config.num_kv_heads * config.head_size / split.ways(_used(split, "K"))
     rows = step.rows / split.ways(split.batch_axes)
-    both = 2 * rows * step.columns * config.num_kv_heads * config.head_size / kept * width * layers
-    add("all-gather", "keys and values", "forward", "layers", joined, both)
-    if again.attention:
-        add("all-gather", "keys and values", "recomputation", "layers", joined, both)
-    add("reduce-scatter", "keys and values", "backward", "layers", joined, both)
-    return found
+    size = 2 * config.num_layers * rows * step.columns * numbers
+    size *= jnp.dtype(config.compute_dtype).itemsize
+    found = []
+    for when in ("forward", "recomputation") if again else ("forward",):
+        found += network.message("all-gather", "keys and values", when, "layers", axes, size)
+    return found + network.message(
+        "reduce-scatter", "keys and values", "backward", "layers", axes, size
+    )
+
+
+def _positions(step: Step, split: Split) -> float:
+    """Of one device."""
+    return step.positions / split.ways(split.token_axes)
 
 
 def _used(split: Split, letters: str) -> tuple[str, ...]:
@@ -144,37 +159,12 @@ def _used(split: Split, letters: str) -> tuple[str, ...]:
     )
 
 
-def _message(
-    kind: str,
-    what: str,
-    when: str,
-    where: str,
-    axes: tuple[str, ...],
-    size: float,
-    split: Split,
-    num_domains: int,
-) -> list[Message]:
-    """One collective over `axes` of an array of `size` bytes, or none where a group is one device."""
-    ways = split.ways(axes)
-    if ways == 1:
-        return []
-    domains = split.domains(axes, num_domains)
-    inside = ways // domains
-    times = 2 if kind == "all-reduce" else 1
-    fast, slow = size * (inside - 1) / inside, size * (domains - 1) / ways
-    return [Message(kind, what, when, where, ways, times * fast, times * slow)]
-
-
 def _merged(found: list[Message]) -> list[Message]:
     """Those alike but for their bytes as one."""
     total: dict[tuple, Message] = {}
-    for message in found:
-        key = message[:5]
-        old = total.get(key)
-        if old is not None:
-            message = message._replace(
-                fast_bytes=message.fast_bytes + old.fast_bytes,
-                slow_bytes=message.slow_bytes + old.slow_bytes,
-            )
-        total[key] = message
+    for new in found:
+        old = total.setdefault(new[:5], new)
+        if old is not new:
+            fast, slow = old.fast_bytes + new.fast_bytes, old.slow_bytes + new.slow_bytes
+            total[new[:5]] = old._replace(fast_bytes=fast, slow_bytes=slow)
     return list(total.values())

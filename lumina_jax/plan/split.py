@@ -13,8 +13,21 @@ from lumina_jax.experiment import MeshConfig
 from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.sharding import STRATEGIES, Layout
 
-# Weights of a layer that read the same activations, and the letters that their product sums over.
-PRODUCTS = ((("q", "k", "v"), "D"), (("o",), "N H"), (("gate", "up"), "D"), (("down",), "F"))
+
+class Product(NamedTuple):
+    """Products of a layer that read the same activations."""
+
+    weights: tuple[str, ...]
+    summed: str  # letters
+    given: str  # letters that their results have beside B and S
+
+
+PRODUCTS = (
+    Product(("q", "k", "v"), "D", "N"),
+    Product(("o",), "N H", "D"),
+    Product(("gate", "up"), "D", "F"),
+    Product(("down",), "F", "D"),
+)
 
 
 class Split(NamedTuple):
@@ -54,6 +67,7 @@ class SplitWeight(NamedTuple):
     count: int
     param_bytes: int  # of a number as stored
     compute_bytes: int  # of a number as products read it
+    gradient_bytes: int  # of a number as devices sum it
     stored_ways: int
     used_ways: int  # pieces that products read
     gather_axes: tuple[str, ...]  # that are joined before it is used
@@ -73,6 +87,11 @@ class SplitWeight(NamedTuple):
     def used_bytes(self) -> float:
         """As one device's products read it, all layers together."""
         return self.numbers / self.used_ways * self.compute_bytes
+
+    @property
+    def summed_bytes(self) -> float:
+        """Of the gradient that one device has before devices sum theirs."""
+        return self.numbers / self.used_ways * self.gradient_bytes
 
 
 def plan_layout(mesh: MeshConfig, num_devices: int) -> Layout:
@@ -134,8 +153,9 @@ def _split_weight(
     axes = [axis for name, _ in named for axis in stored[name]]
     staying = [axis for name, _ in named for axis in kept[name]]
     param_bytes = jnp.dtype(leaf.dtype).itemsize
-    # the embedding's rows are cast after they are looked up
-    compute_bytes = param_bytes if embedding else jnp.dtype(config.compute_dtype).itemsize
+    compute_bytes = jnp.dtype(config.compute_dtype).itemsize
+    # rows of the embedding are summed before the cast, so that none of a frequent one's gradients is lost
+    gradient_bytes = param_bytes if embedding else compute_bytes
     count = config.num_layers if keys[0] == "layers" else 1
     gathered = tuple(axis for axis in axes if axis not in staying)
     return SplitWeight(
@@ -145,6 +165,7 @@ def _split_weight(
         count,
         param_bytes,
         compute_bytes,
+        gradient_bytes,
         split.ways(axes),
         split.ways(staying),
         gathered,

@@ -24,8 +24,8 @@ LIBTPU_NAMES = {"v5p": "v5"}  # where libtpu has another
 LIBTPU_OPTIONS: dict[str, dict[str, Any]] = {"v4": {"chip_config_name": "megacore"}}
 NUM_AXES = {"v4": (3,), "v5p": (3,), "v5e": (2,), "v6e": (2,)}
 POD_CHIPS = {"v5e": 256, "v6e": 256}  # one slice at most
-# What compilers look for on a machine with accelerators, and need not on one without. CUDA's is read when JAX first looks
-# for devices; JAX_PLATFORMS=cpu says the same.
+# What compilers look for on a machine with accelerators, and need not on one without. CUDA's is read when JAX first
+# looks for devices; JAX_PLATFORMS=cpu says the same.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
