@@ -34,15 +34,13 @@ class Chip(NamedTuple):
     num_links: int = (
         0  # of a TPU, two an axis of its torus; 1 of a GPU: to the switch all GPUs of a host share
     )
+    ring: int = (
+        1  # of a TPU: an axis of a slice whose length is a multiple of it has its ends joined
+    )
     chips_per_host: int = 1
     network: float = (
         0.0  # bytes/s of the data-centre network in one direction, a chip's share of its host's
     )
-
-    @property
-    def interconnect(self) -> float:
-        """Bytes/s that a chip can receive over all of its links together."""
-        return self.link * self.num_links
 
     @property
     def is_gpu(self) -> bool:
@@ -55,36 +53,48 @@ class Chip(NamedTuple):
         return self.flops > 0
 
 
+class _Ici(NamedTuple):
+    """How chips of a TPU slice hang together: both ways of all links as a data sheet has them, GB/s; see `Chip`."""
+
+    gigabytes: float
+    num_links: int
+    ring: int
+    chips_per_host: int
+    network_gbits: float  # a chip
+
+
 def _tpu(
-    name: str, kind: str, gigabytes: int, bandwidth: float, tflops: float, int8: float
+    name: str, kind: str, gigabytes: int, bandwidth: float, tflops: float, int8: float, ici: _Ici
 ) -> Chip:
-    return Chip(name, kind, gigabytes * GB, bandwidth * GB, tflops * TERA, int8 * TERA)
+    rates = (bandwidth * GB, tflops * TERA, int8 * TERA, 0.0)
+    link = ici.gigabytes * GB / 2 / max(ici.num_links, 1)
+    hosts = (ici.num_links, ici.ring, ici.chips_per_host, ici.network_gbits * GB / 8)
+    return Chip(name, kind, gigabytes * GB, *rates, link, *hosts)
 
 
 def _gpu(
-    name: str, kind: str, gigabytes: int, bandwidth: float, tflops: float, link: float, nic: float
+    name: str, kind: str, gigabytes: int, bandwidth: float, tflops: float, nvlink: float, nic: float
 ) -> Chip:
-    rates = (bandwidth * GB, tflops * TERA, 2 * tflops * TERA)
+    """`nvlink`: both ways, GB/s; `nic`: Gbit/s. In int8, and but for the A100 in fp8, a GPU is twice as fast."""
     fp8 = 0.0 if name == "a100" else 2 * tflops * TERA
-    return Chip(name, kind, gigabytes * GB, *rates, fp8, link * GB, 1, 8, nic * GB)
+    rates = (bandwidth * GB, tflops * TERA, 2 * tflops * TERA, fp8)
+    return Chip(name, kind, gigabytes * GB, *rates, nvlink * GB / 2, 1, 1, 8, nic * GB / 8)
 
 
-# fmt: off
 CHIPS = (
-    _tpu("v4i", "TPU v4 lite", 8, 614, 138, 138)._replace(chips_per_host=4),
-    _tpu("v4", "TPU v4", 32, 1228, 275, 275)._replace(link=50e9, num_links=6, chips_per_host=4),
-    _tpu("v5e", "TPU v5 lite", 16, 819, 197, 394)._replace(link=50e9, num_links=4, chips_per_host=8, network=3.125e9),
-    _tpu("v5p", "TPU v5", 95, 2765, 459, 918)._replace(link=100e9, num_links=6, chips_per_host=4, network=6.25e9),
-    _tpu("v6e", "TPU v6", 32, 1640, 918, 1836)._replace(link=100e9, num_links=4, chips_per_host=8, network=12.5e9),
-    _gpu("a100", "NVIDIA A100", 80, 2039, 312, link=300, nic=25),
-    _gpu("h100", "NVIDIA H100", 80, 3350, 989, link=450, nic=50),
-    _gpu("h100-pcie", "NVIDIA H100 PCIe", 80, 2000, 756, link=300, nic=50),
-    _gpu("h100-nvl", "NVIDIA H100 NVL", 94, 3900, 835, link=300, nic=50),
-    _gpu("h200", "NVIDIA H200", 141, 4800, 989, link=450, nic=50),
-    _gpu("h200-nvl", "NVIDIA H200 NVL", 141, 4800, 835, link=450, nic=50),
-    Chip("cpu", "cpu", 0, 0.0, 0.0),
+    _tpu("v4i", "TPU v4 lite", 8, 614, 138, 138, _Ici(0, 0, 1, 4, 0)),
+    _tpu("v4", "TPU v4", 32, 1228, 275, 275, _Ici(600, 6, 4, 4, 0)),
+    _tpu("v5e", "TPU v5 lite", 16, 819, 197, 394, _Ici(400, 4, 16, 8, 25)),
+    _tpu("v5p", "TPU v5", 95, 2765, 459, 918, _Ici(1200, 6, 4, 4, 50)),
+    _tpu("v6e", "TPU v6", 32, 1640, 918, 1836, _Ici(800, 4, 16, 8, 100)),
+    _gpu("a100", "NVIDIA A100", 80, 2039, 312, 600, 200),
+    _gpu("h100", "NVIDIA H100", 80, 3350, 989, 900, 400),
+    _gpu("h100-pcie", "NVIDIA H100 PCIe", 80, 2000, 756, 600, 400),
+    _gpu("h100-nvl", "NVIDIA H100 NVL", 94, 3900, 835, 600, 400),
+    _gpu("h200", "NVIDIA H200", 141, 4800, 989, 900, 400),
+    _gpu("h200-nvl", "NVIDIA H200 NVL", 141, 4800, 835, 900, 400),
+    Chip("cpu", "cpu", 0, 0.0, 0.0),  # a fake device, for tests
 )
-# fmt: on
 BY_NAME = {chip.name: chip for chip in CHIPS}
 OTHER_KINDS = {"TPU v5e": "v5e"}  # names of older runtimes
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lumina_jax.plan.hlo import COLLECTIVES, Instruction
+from lumina_jax.plan.hlo import ARRAY, COLLECTIVES, Instruction, shape_bytes
 from lumina_jax.plan.loops import Program
 
 CHANNEL = re.compile(r"channel_id=(\d+)")
@@ -20,6 +20,9 @@ LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 MESHED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 PAIRS = re.compile(r"source_target_pairs=\{([\d,{}]*)\}")
+# Between TPU slices, in which programs are each for one slice.
+TRANSFER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}')
 ASYNC_TARGETS = ("AsyncCollectiveStart", "AsyncCollectiveDone")
 ASYNC_FUSION, SCATTER_FUSION = "async_collective_fusion", "all-reduce-scatter"
 
@@ -51,13 +54,18 @@ class Collective(NamedTuple):
 def collectives(program: Program, devices_per_slice: int = 0) -> list[Collective]:
     """Every collective once; where its text stands in several loops, it is of the outermost, which starts it.
 
-    `devices_per_slice`: in a program for several slices, for `crosses_slices`; 0: one slice.
+    `devices_per_slice`: of GPU nodes, for `crosses_slices`; 0: one node. Every TPU slice has a program of its own.
     """
     found: dict[tuple[str, str], Collective] = {}
     for computation, instructions in program.computations.items():
         for instruction in instructions:
             kind = instruction.opcode.removesuffix("-start")
-            if kind not in COLLECTIVES:
+            transfer = TRANSFER.search(instruction.line) if kind == "send" else None
+            if kind not in COLLECTIVES and not transfer:
+                continue
+            if transfer:
+                between = _between_slices(program, computation, instruction, transfer.group(1))
+                found[kind, f"{computation} {instruction.name}"] = between
                 continue
             new = _collective(program, computation, instruction, kind, devices_per_slice)
             channel = CHANNEL.search(instruction.line)
@@ -118,6 +126,20 @@ def _collective(
         started or _is_asynchronous(program, computation),
         instruction.op_name,
     )
+
+
+def _between_slices(
+    program: Program, computation: str, instruction: Instruction, transfer: str
+) -> Collective:
+    """What libtpu's runtime does between slices: a send to it, and a receive of the result."""
+    slices = SLICES.search(instruction.line)
+    size = len(slices.group(1).split(",")) if slices else 2
+    sent = shape_bytes(ARRAY.search(instruction.shape).group())  # type: ignore[union-attr]
+    kind = transfer.lower().replace("_", "-")
+    factors = {"all-gather": size, "reduce-scatter": 1 / size}
+    result = int(sent * factors.get(kind, 1))
+    loop, op_name = program.loop_of(computation), instruction.op_name
+    return Collective(instruction.name, kind, loop, sent, result, size, True, True, op_name)
 
 
 def _is_asynchronous(program: Program, computation: str) -> bool:

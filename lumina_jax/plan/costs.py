@@ -4,7 +4,9 @@ Everything is of one optimiser step; FLOPs are of all devices together, bytes of
 other is in `messages`.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -33,6 +35,9 @@ class Step(NamedTuple):
     num_moments: int = 2  # of the optimiser
     average: bool = False  # of the weights is kept
     lora: LoraConfig | None = None  # trained alone
+    products: Literal["bfloat16", "int8", "fp8"] = (
+        "bfloat16"  # what products of layers are computed in
+    )
 
     @property
     def positions(self) -> int:
@@ -45,15 +50,29 @@ class Step(NamedTuple):
         return self.positions * self.filled
 
 
-class Remat(NamedTuple):
-    """What going back computes again: in forward passes of a layer."""
+class Again(NamedTuple):
+    """What of a layer is computed again going back."""
 
-    products: float  # with weights
-    attention: float
+    weights: frozenset[str]  # names of those whose products are
+    attention: bool
+
+
+def _again(weights: str, attention: bool) -> Again:
+    return Again(frozenset(weights.split()), attention)
 
 
 # By TransformerConfig.remat. "dots" keeps products with weights; those of attention have batch dimensions.
-REMATS = {"none": Remat(0, 0), "full": Remat(1, 1), "dots": Remat(0, 1)}
+REMATS = {
+    "none": _again("", False),
+    "full": _again("q k v o gate up down", True),
+    "dots": _again("", True),
+    "save_qkv": _again("o gate up down", True),
+    "save_attention": _again("q k v o gate up down", False),
+    "save_out_proj": _again("q k v gate up down", True),
+    "minimal": _again("", False),
+    "offload_qkv": _again("o gate up down", True),
+    "offload_projections": _again("gate up down", True),
+}
 
 
 class Sizes(NamedTuple):
@@ -67,6 +86,19 @@ class Sizes(NamedTuple):
     def total(self, num_layers: int) -> int:
         """Of the model."""
         return self.layer * num_layers + self.embedding + self.head + self.final_norm
+
+
+class Flops(NamedTuple):
+    """Of all devices together."""
+
+    products: float  # of layers, with weights
+    attention: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self)
 
 
 class Traffic(NamedTuple):
@@ -84,6 +116,7 @@ class Traffic(NamedTuple):
         return sum(self)
 
 
+@lru_cache
 def sizes(config: TransformerConfig) -> Sizes:
     """Weights of a model by where they are."""
     params = abstract_params(config)
@@ -98,37 +131,48 @@ def model_flops(step: Step) -> float:
     return train_flops(step.config, step.tokens, num_pairs, step.lora)
 
 
-def hardware_flops(step: Step) -> float:
+def recomputed(config: TransformerConfig) -> Again:
+    """What `config.remat` computes again; what a layer gives out last only for a norm after it."""
+    found = pick(REMATS, config.remat, "remat policy of costs.REMATS")
+    needed = found.weights if config.norm_placement == "swin" else found.weights - {"down"}
+    return found._replace(weights=needed)
+
+
+def hardware_flops(step: Step) -> Flops:
     """What the devices compute: padding too, pairs of whole causal rows, and what `remat` and the loss compute twice.
 
     Attention by a fused kernel, which skips the future but not other records of a row, and computes scores again going
     back: 4 N H a pair and layer forward, 10 N H back.
     """
-    config, positions = step.config, float(step.positions)
-    again = pick(REMATS, config.remat, "remat policy of costs.REMATS")
+    config, positions, again = step.config, float(step.positions), recomputed(step.config)
     heads = config.num_layers * config.num_heads * config.head_size
     num_pairs = step.rows * step.columns * (step.columns + 1) / 2
+    logits = 6.0 * sizes(config).head * positions
     products = train_flops(config, positions, 0, step.lora)
-    recomputed = 2.0 * again.products * sizes(config).layer * config.num_layers * positions
-    attention = heads * num_pairs * (14.0 + 4.0 * again.attention)
-    logits = 2.0 * sizes(config).head * positions if step.logits_chunk else 0.0
-    return products + recomputed + attention + logits
+    if step.lora:  # a frozen head takes no gradient of its own
+        logits *= 2 / 3
+    twice = 2.0 * positions * _numbers(config, again.weights) * config.num_layers
+    attention = heads * num_pairs * (18.0 if again.attention else 14.0)
+    chunked = 2.0 * sizes(config).head * positions if step.logits_chunk else 0.0
+    return Flops(products - logits + twice, attention, logits + chunked)
 
 
 def traffic(step: Step, layout: Layout) -> Traffic:
     """An estimate: every product reads what it takes and writes what it gives once, what lies between is fused."""
-    weights = split_weights(step.config, layout)
-    again = pick(REMATS, step.config.remat, "remat policy of costs.REMATS")
+    weights, again = split_weights(step.config, layout), recomputed(step.config)
     in_products = [w for w in weights if w.keys[0] != "embed"]
     stored = sum(w.stored_bytes for w in in_products)
     used = sum(w.used_bytes for w in in_products)
-    tables = sum(w.used_bytes for w in weights if w.keys[0] == "embed" and w.gather_axes)
-    read = step.accumulation * (2 * (stored + used) + (2 + again.products) * used + 2 * tables)
+    share = _numbers(step.config, again.weights) / sizes(step.config).layer
+    # cast and gathered forward and going back; read forward, again, and for the gradient of what they were given
+    moved = step.accumulation * (2 * (stored + used) + (2 + share) * used)
     adapters = count_adapter_params(step.config, step.lora) if step.lora else 0
-    gradients = 2.0 * step.accumulation * (adapters * FLOAT32 if step.lora else used + tables)
+    gradients = 2.0 * step.accumulation * (adapters * FLOAT32 if step.lora else used)
     numbers = adapters or sum(w.stored_bytes // w.param_bytes for w in weights)
+    # weights and moments read and written, gradients read for their norm and for the update
     state = FLOAT32 * numbers * (4 + 2 * step.num_moments + 2 * step.average)
-    return Traffic(read, gradients, state, _activations(step, layout, again), _logits(step, layout))
+    activations = _activations(step, layout, 3.0 + share)
+    return Traffic(moved, gradients, state, activations, _logits(step, layout))
 
 
 def state_bytes(step: Step, layout: Layout) -> dict[str, int]:
@@ -143,8 +187,8 @@ def state_bytes(step: Step, layout: Layout) -> dict[str, int]:
     return held | ({"average": FLOAT32 * numbers} if step.average else {})
 
 
-def _activations(step: Step, layout: Layout, again: Remat) -> float:
-    """Of all layers: forward, again, and twice that going back."""
+def _activations(step: Step, layout: Layout, passes: float) -> float:
+    """Of all layers; a pass is a layer forward, of which going back is two."""
     config, split = step.config, split_of(layout)
     local = {
         name: size / split.ways(split.activations[name])
@@ -156,7 +200,6 @@ def _activations(step: Step, layout: Layout, again: Remat) -> float:
     elements += 2 * query + 2 * keys  # attention
     elements += query + config.width  # o
     elements += config.width + 2 * local["F"] + 3 * local["F"] + local["F"] + config.width  # SwiGLU
-    passes = 3.0 + again.products
     positions = step.positions / split.ways(split.token_axes)
     return config.num_layers * positions * elements * _itemsize(config.compute_dtype) * passes
 
@@ -167,6 +210,15 @@ def _logits(step: Step, layout: Layout) -> float:
     passes = 7 if step.logits_chunk else 5
     rows = step.positions / split.ways(split.token_axes)
     return FLOAT32 * passes * rows * step.config.vocab_size / split.ways(split.activations["V"])
+
+
+def _numbers(config: TransformerConfig, names: Iterable[str]) -> int:
+    """Of the weights of these names of one layer."""
+    attention = config.width * config.head_size
+    mlp = config.width * config.mlp_width
+    of = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
+    of |= {"o": config.num_heads}
+    return sum(of[name] * attention if name in of else mlp for name in names)
 
 
 def _letter_sizes(config: TransformerConfig) -> dict[str, int]:

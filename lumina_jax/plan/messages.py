@@ -11,9 +11,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
-from lumina_jax.dims import pick
 from lumina_jax.model.lora import count_adapter_params
-from lumina_jax.plan.costs import FLOAT32, REMATS, Step
+from lumina_jax.plan.costs import FLOAT32, Step, recomputed
 from lumina_jax.plan.split import PRODUCTS, Split, SplitWeight, split_of, split_weights
 from lumina_jax.sharding import Layout
 
@@ -21,11 +20,12 @@ from lumina_jax.sharding import Layout
 class Message(NamedTuple):
     """All collectives of one kind, place and pass in one step."""
 
-    kind: str  # "all-gather", "reduce-scatter" or "all-reduce"
+    kind: str  # "all-gather", "reduce-scatter", "all-reduce" or "all-to-all"
     what: str  # "weights", "gradients", "activations", "keys and values"
     when: str  # "forward", "recomputation", "backward"
     where: str  # "layers": of all together; "embedding", "head"
     ways: int  # n, devices of a group
+    domains: int  # s, slices or nodes that the group lies in
     fast_bytes: float  # received by one device over the links of its slice or node
     slow_bytes: float  # over the network between those
 
@@ -52,7 +52,7 @@ class Network(NamedTuple):
         inside = ways // domains
         times = 2 if kind == "all-reduce" else 1
         fast, slow = size * (inside - 1) / inside, size * (domains - 1) / ways
-        return [Message(kind, what, when, where, ways, times * fast, times * slow)]
+        return [Message(kind, what, when, where, ways, domains, times * fast, times * slow)]
 
 
 def messages(step: Step, layout: Layout, num_domains: int = 1) -> list[Message]:
@@ -60,7 +60,7 @@ def messages(step: Step, layout: Layout, num_domains: int = 1) -> list[Message]:
 
     Weights are gathered in the compute dtype, once forward and once going back, of every micro-batch; their gradients
     are summed in it, the embedding's in the weights' dtype. K and V are gathered where S is split and T is not. A
-    gradient's sum over axes that do not split its weight is an all-reduce.
+    gradient's sum over axes that do not split its weight is an all-reduce. Of ids, losses and norms nothing is counted.
     """
     network = Network(split_of(layout), num_domains)
     found: list[Message] = []
@@ -85,51 +85,55 @@ def per_layer(found: Iterable[Message], config: TransformerConfig) -> list[Messa
 
 
 def _of_weight(weight: SplitWeight, step: Step, network: Network) -> list[Message]:
-    """Its gathers, and the sum of its gradient. The embedding is not read going back."""
+    """Its gathers, and the sum of its gradient; the embedding's columns see all tokens: of copies alone."""
     where = {"layers": "layers", "embed": "embedding"}.get(weight.keys[0], "head")
     times, split, axes = step.accumulation, network.split, weight.gather_axes
     found = []
-    for when in ("forward",) if where == "embedding" else ("forward", "backward"):
+    for when in ("forward", "backward"):
         size = weight.used_bytes * times
         found += network.message("all-gather", "weights", when, where, axes, size)
     if step.lora:
         return found
     scattered = tuple(axis for axis in axes if axis in split.token_axes)
-    summed = tuple(axis for axis in split.token_axes if axis not in scattered)
+    elsewhere = split.embedding["D"] if where == "embedding" else scattered
+    summed = tuple(axis for axis in split.token_axes if axis not in elsewhere)
     size = weight.summed_bytes * times
-    for kind, over, of in (
-        ("reduce-scatter", scattered, size),
-        ("all-reduce", summed, size / split.ways(axes)),
-    ):
-        found += network.message(kind, "gradients", "backward", where, over, of)
-    return found
+    found += network.message("reduce-scatter", "gradients", "backward", where, scattered, size)
+    size /= split.ways(axes)
+    return found + network.message("all-reduce", "gradients", "backward", where, summed, size)
 
 
 def _of_residual_stream(step: Step, network: Network) -> list[Message]:
     """All-reduces of [B, S, D]: of products that sum over a split letter, and of the gradients of what they read.
 
-    What a layer gives out last is computed again only for a norm after it.
+    And the exchange of looked up columns: each device has some of all tokens', and needs all of its own tokens'.
     """
     config, split = step.config, network.split
-    again = pick(REMATS, config.remat, "remat policy of costs.REMATS").products > 0
+    again = recomputed(config).weights
     stream = _positions(step, split) * config.width * jnp.dtype(config.compute_dtype).itemsize
     found = []
     for product in PRODUCTS:
         passes = [("forward", product.summed), ("backward", product.given)]
-        if again and (product.weights != ("down",) or config.norm_placement == "swin"):
+        if again.issuperset(product.weights):
             passes.append(("recomputation", product.summed))
         for when, letters in passes:
             size, axes = stream * config.num_layers, _used(split, letters)
             found += network.message("all-reduce", "activations", when, "layers", axes, size)
-    table, head = split.lookup.get("D", ()), _used(split, "V")
-    found += network.message("all-gather", "activations", "forward", "embedding", table, stream)
-    return found + network.message("all-reduce", "activations", "backward", "head", head, stream)
+    head, columns = _used(split, "V"), split.embedding["D"]
+    found += network.message("all-reduce", "activations", "backward", "head", head, stream)
+    found += network.message("all-to-all", "activations", "forward", "embedding", columns, stream)
+    # going back every device needs its columns of all tokens; those of axes that split no tokens it has
+    apart = tuple(axis for axis in columns if axis in split.token_axes)
+    back = stream * split.ways(apart) / split.ways(columns)
+    return found + network.message(
+        "all-to-all", "activations", "backward", "embedding", apart, back
+    )
 
 
 def _of_keys_and_values(step: Step, network: Network) -> list[Message]:
     """Where queries are split by position and see keys of other devices."""
     config, split = step.config, network.split
-    again = pick(REMATS, config.remat, "remat policy of costs.REMATS").attention > 0
+    again = recomputed(config).attention
     whole = split.activations["T"]
     axes = tuple(axis for axis in split.activations["S"] if axis not in whole)
     numbers = config.num_kv_heads * config.head_size / split.ways(_used(split, "K"))
@@ -154,7 +158,7 @@ def _used(split: Split, letters: str) -> tuple[str, ...]:
     return tuple(
         axis
         for letter in letters.split()
-        for axis in split.weights[letter]
+        for axis in split.gathered[letter]
         if axis in split.activations[letter]
     )
 
@@ -163,8 +167,8 @@ def _merged(found: list[Message]) -> list[Message]:
     """Those alike but for their bytes as one."""
     total: dict[tuple, Message] = {}
     for new in found:
-        old = total.setdefault(new[:5], new)
+        old = total.setdefault(new[:6], new)
         if old is not new:
             fast, slow = old.fast_bytes + new.fast_bytes, old.slow_bytes + new.slow_bytes
-            total[new[:5]] = old._replace(fast_bytes=fast, slow_bytes=slow)
+            total[new[:6]] = old._replace(fast_bytes=fast, slow_bytes=slow)
     return list(total.values())

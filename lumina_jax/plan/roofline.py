@@ -11,7 +11,8 @@ from typing import NamedTuple
 from lumina_jax.chips import Chip
 from lumina_jax.plan.costs import Step, hardware_flops, model_flops, traffic
 from lumina_jax.plan.messages import messages
-from lumina_jax.sharding import Layout
+from lumina_jax.plan.topology import Topology
+from lumina_jax.sharding import Layout, letter_ways
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -29,7 +30,7 @@ class Assumptions:
         0.7  # 64 % without, 55 % with recomputation, so 73 (llm-foundry, 7B and 30B)
     )
     # H100 and H200: 46 % without, 40 to 44 % with it, so 54 to 58 (llm-foundry); large products alone reach 80
-    hopper_share: float = 0.55
+    hopper_share: float = 0.52
     # of main memory's peak: copies on an H200 were measured at 90 %, decoders in JAX reach 85 % on v5e
     bandwidth_share: float = 0.85
     # of the fast links' peak: 45 of 50 GB/s a link and direction (the scaling book's figure for v5e)
@@ -38,6 +39,8 @@ class Assumptions:
     network_share: float = 0.7
     # of messages between slices or nodes: share that lies behind arithmetic. No source, a cautious guess
     network_overlap: float = 0.5
+    # of the wall clock spent in steps; the rest compiles, saves, evaluates and restarts. No source, a cautious guess
+    running_share: float = 0.95
     # of messages over fast links: share that can lie behind arithmetic (asynchronous collectives of XLA)
     link_overlap: float = 1.0
 
@@ -80,25 +83,31 @@ class Run(NamedTuple):
 def project(
     step: Step,
     layout: Layout,
-    chip: Chip,
-    num_domains: int = 1,
+    topology: Topology,
     assumed: Assumptions = Assumptions(),
 ) -> Projection:
-    """The projection of one step; `num_domains`: slices or GPU nodes that the layout's devices lie in.
+    """The projection of one step of `layout`, whose devices are those of `topology`.
 
-    Raises ValueError for a chip without rates, or without a network's where the devices lie in several domains.
+    Raises ValueError for a chip without rates, or without its network's where slices send each other anything.
     """
+    chip = topology.chip
     if not chip.has_rates:
         raise ValueError(f"no projection for {chip.name!r}: chips.py has no rates of it")
-    found, num_devices = messages(step, layout, num_domains), layout.mesh.size
-    fast, slow = (sum(m.fast_bytes for m in found), sum(m.slow_bytes for m in found))
+    found, num_devices = messages(step, layout, topology.num_domains), layout.mesh.size
+    slow = sum(m.slow_bytes for m in found)
     if slow and not chip.network:
         raise ValueError(f"no projection for several slices of {chip.name}: no rate of its network")
     moved = traffic(step, layout)
-    arithmetic = hardware_flops(step) / num_devices / (chip.flops * assumed.flops_share(chip))
+    arithmetic = _arithmetic(step, layout, chip) / num_devices
+    arithmetic /= assumed.flops_share(chip)
     bandwidth = chip.bandwidth * assumed.bandwidth_share
     memory, optimizer = (moved.total - moved.optimizer) / bandwidth, moved.optimizer / bandwidth
-    links = fast / (chip.interconnect * assumed.link_share) if fast else 0.0
+    rate = chip.link * assumed.link_share
+    links = sum(
+        m.fast_bytes / (rate * num_links(topology, m.ways // m.domains))
+        for m in found
+        if m.fast_bytes
+    )
     network = slow / (chip.network * assumed.network_share) if slow else 0.0
     hidden = max(arithmetic, memory, links * assumed.link_overlap)
     behind = min(network * assumed.network_overlap, max(hidden - links, 0.0))
@@ -109,13 +118,44 @@ def project(
     )
 
 
+def _arithmetic(step: Step, layout: Layout, chip: Chip) -> float:
+    """Seconds that one device would take for all, at its peaks.
+
+    Where S is split n ways, the device of the last part sees 2 - 1 / n times as many keys as the mean.
+    """
+    flops, ways = hardware_flops(step), letter_ways("S", layout)
+    rates = {"bfloat16": chip.flops, "int8": chip.int8, "fp8": chip.fp8}
+    if not rates[step.products]:
+        raise ValueError(f"no projection: a {chip.name} has no products in {step.products}")
+    others = flops.attention * (2 - 1 / ways) + flops.logits
+    return flops.products / rates[step.products] + others / chip.flops
+
+
+def num_links(topology: Topology, ways: int) -> int:
+    """Over how many of its links a device receives from a group of `ways` on its slice or node.
+
+    A group fills the axes of a slice one after the other: two links of an axis whose ends are joined, one of a part of
+    an axis and of one with loose ends, where the device at an end has no other. GPUs have one, to a switch.
+    """
+    if topology.chip.is_gpu:
+        return 1
+    found = 0
+    for size in sorted(topology.shape, reverse=True):
+        if ways > 1:
+            whole = ways >= size
+            found += 2 if whole and size % topology.chip.ring == 0 else 1
+            ways = -(-ways // size)
+    return max(found, 1)
+
+
 def project_run(
     stages: Sequence[tuple[int, Projection]],
     num_devices: int,
+    assumed: Assumptions = Assumptions(),
     price_per_chip_hour: float | None = None,
 ) -> Run:
-    """A run of (steps, projection of one) stages."""
-    seconds = sum(steps * projection.seconds for steps, projection in stages)
+    """A run of stages, each so many steps that take as projected; the price is the asker's."""
+    seconds = sum(steps * each.seconds for steps, each in stages) / assumed.running_share
     chip_hours = seconds / HOUR * num_devices
     cost = None if price_per_chip_hour is None else chip_hours * price_per_chip_hour
     return Run(seconds / DAY, chip_hours, cost)

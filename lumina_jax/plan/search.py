@@ -1,71 +1,26 @@
 """Which mesh, remat policy and micro-batches make a run fastest on a topology and still fit it.
 
-What is trained stays as it is: batches, tokens, optimiser. Candidates are counted and projected first; those whose state and
-kept inputs alone are too large are dropped, the others compiled in the order of their projected time until one fits.
+What is trained stays as it is: batches, tokens, optimiser. Candidates are counted and projected first; those whose state
+and kept inputs alone are too large are dropped, the others compiled in the order of their projected time until one fits.
 """
 
 import hashlib
-import itertools
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from lumina_jax.config_json import config_to_dict
-from lumina_jax.experiment import Experiment, MeshConfig
-from lumina_jax.model.params import abstract_params, param_letters
-from lumina_jax.plan.command import PlanOptions, chosen_stages, plan_stage, run_layout, stage_step
+from lumina_jax.experiment import Experiment
+from lumina_jax.plan.candidates import Counted, counted_candidates
+from lumina_jax.plan.command import PlanOptions, chosen_stages, plan_stage, run_layout
 from lumina_jax.plan.compile import GIB
-from lumina_jax.plan.costs import REMATS, Step, state_bytes
-from lumina_jax.plan.report import HEADROOM, StagePlan, fits
-from lumina_jax.plan.roofline import Projection, project
-from lumina_jax.plan.split import plan_layout
+from lumina_jax.plan.report import fits
 from lumina_jax.plan.topology import Topology
-from lumina_jax.sharding import STRATEGIES, Layout, batch_ways, letter_ways, param_shardings
-from lumina_jax.train.program import check_batches
 
-MAX_TENSOR, MAX_SEQUENCE = 16, 16  # ways: more cost more to send than they save
-MICRO_BATCHES = (1, 2, 4, 8, 16)
+HEAD = "strategy | mesh | remat | micro-batches | projected s | projected MFU | at least GiB | peak GiB | fits"
 SHOWN = 10  # candidates that were not compiled
-
-
-class Candidate(NamedTuple):
-    """One way to compute the run."""
-
-    mesh: MeshConfig
-    remat: str
-    accumulation: int
-
-    @property
-    def flags(self) -> str:
-        """What to paste behind `train.py RUN_FILE`."""
-        axes = " ".join(f"{name} {size}" for name, size in self.mesh.axes)
-        return (
-            f"--train.mesh.strategy {self.mesh.strategy} --train.mesh.axes {axes} "
-            f"--model.transformer.remat {self.remat} --train.accumulation {self.accumulation}"
-        )
-
-    def of(self, experiment: Experiment) -> Experiment:
-        """The run computed so."""
-        model = experiment.model
-        transformer = replace(model.transformer, remat=self.remat)
-        train = replace(experiment.train, mesh=self.mesh, accumulation=self.accumulation)
-        return replace(experiment, model=replace(model, transformer=transformer), train=train)
-
-
-class Counted(NamedTuple):
-    """A candidate with what is known before it is compiled."""
-
-    candidate: Candidate
-    least_memory: int  # bytes of a chip: state and inputs kept for going back
-    seconds: float  # projected, of all its stages' steps
-    waits: float  # seconds of those for links and network: what breaks ties
-    mfu: float  # of the longest stage
 
 
 class Verdict(NamedTuple):
@@ -99,13 +54,9 @@ def run_search(
             f"--search: no mesh of {topology.num_devices} devices divides the run's batches, sequences and weights, "
             "or none has memory for the state alone; change batch_size or the topology"
         )
-    say(
-        f"{len(counted)} candidates, by projected time; GiB of {_gib(topology.chip.memory_bytes)} a chip"
-    )
-    say(
-        "| strategy | mesh | remat | micro-batches | s (projection) | MFU (projection) | at least GiB | peak GiB | fits |"
-    )
-    say("|" + "---|" * 9)
+    memory = _gib(topology.chip.memory_bytes)
+    say(f"{len(counted)} candidates, by projected time; a chip has {memory} GiB")
+    say(f"| {HEAD} |\n|" + "---|" * 9)
     if not options.compile:
         for each in counted[:SHOWN]:
             say(_row(each, {}))
@@ -119,61 +70,6 @@ def run_search(
     else:
         say(f"\nbest that fits: {best.candidate.flags}")
     return result, best is not None
-
-
-def counted_candidates(
-    experiment: Experiment, topology: Topology, options: PlanOptions
-) -> list[Counted]:
-    """Every candidate that divides and may fit, fastest projection first."""
-    found = []
-    for candidate in candidates(experiment, topology):
-        run = candidate.of(experiment)
-        layout = plan_layout(candidate.mesh, topology.num_devices)
-        steps = [stage_step(run, index, options) for index in chosen_stages(run, options)]
-        least = max(least_memory(step, layout) for step in steps)
-        if least > (1 - HEADROOM) * topology.chip.memory_bytes:
-            continue
-        projected = [project(step, layout, topology.chip, topology.num_domains) for step in steps]
-        found.append(_counted(candidate, least, run, projected, options))
-    return sorted(found, key=lambda each: (float(f"{each.seconds:.3g}"), each.waits))
-
-
-def candidates(experiment: Experiment, topology: Topology) -> Iterator[Candidate]:
-    """Strategies x meshes x remat policies x micro-batches that the run's sizes divide into."""
-    for mesh in meshes(topology):
-        layout = plan_layout(mesh, topology.num_devices)
-        if not _divides_weights(experiment, layout):
-            continue
-        for accumulation in MICRO_BATCHES:
-            if not _divides_batches(experiment, mesh, accumulation, layout):
-                continue
-            for remat in REMATS:
-                yield Candidate(mesh, remat, accumulation)
-
-
-def meshes(topology: Topology) -> Iterator[MeshConfig]:
-    """Every strategy on every mesh of its axes, each of two devices or more; "data" over the slices where there are several."""
-    count = topology.num_devices
-    for name, strategy in STRATEGIES.items():
-        sizes = [n for n in range(2, count + 1) if count % n == 0]
-        if count == 1 and name == "data":
-            yield MeshConfig(name, (("data", 1),))
-        for shape in itertools.product(sizes, repeat=len(strategy.axes)):
-            axes = dict(zip(strategy.axes, shape, strict=True))
-            wide = axes.get("tensor", 1) > MAX_TENSOR or axes.get("sequence", 1) > MAX_SEQUENCE
-            apart = topology.num_slices > 1 and axes.get("data", 1) % topology.num_slices
-            if math.prod(shape) == count and not wide and not apart:
-                yield MeshConfig(name, tuple(axes.items()))
-
-
-def least_memory(step: Step, layout: Layout) -> int:
-    """Bytes of a chip: the state, and one input a layer of one micro-batch. What is gathered or computed comes on top."""
-    config = step.config
-    tokens = step.positions / batch_ways(layout) / letter_ways("S", layout) / step.accumulation
-    width = jnp.dtype(config.compute_dtype).itemsize
-    return sum(state_bytes(step, layout).values()) + int(
-        tokens * config.width * width * config.num_layers
-    )
 
 
 def _tried(
@@ -214,48 +110,13 @@ def _tried(
 def _compiler(topology: Topology, options: PlanOptions) -> Compile:
     def compile_one(run: Experiment, index: int) -> Verdict:
         layout = run_layout(run, topology, True)
-        plan: StagePlan = plan_stage(run, index, layout, topology, options)
+        plan = plan_stage(run, index, layout, topology, options)
         compiled = plan.compiled
         if compiled is None:
             return Verdict(False, None, 0.0)
         return Verdict(bool(fits(plan, topology)), compiled.peak, compiled.seconds)
 
     return compile_one
-
-
-def _counted(
-    candidate: Candidate,
-    least: int,
-    run: Experiment,
-    projected: list[Projection],
-    options: PlanOptions,
-) -> Counted:
-    steps = [run.train.stages[index].steps for index in chosen_stages(run, options)]
-    pairs = [*zip(steps, projected, strict=True)]
-    seconds = sum(count * each.seconds for count, each in pairs)
-    waits = sum(count * (each.links + each.network) for count, each in pairs)
-    longest = max(pairs, key=lambda pair: pair[0] * pair[1].seconds)[1]
-    return Counted(candidate, least, seconds, waits, longest.mfu)
-
-
-def _divides_weights(experiment: Experiment, layout: Layout) -> bool:
-    config = experiment.model.transformer
-    try:
-        param_shardings(abstract_params(config), param_letters(config), layout)
-    except ValueError:
-        return False
-    return True
-
-
-def _divides_batches(
-    experiment: Experiment, mesh: MeshConfig, accumulation: int, layout: Layout
-) -> bool:
-    try:
-        run = Candidate(mesh, experiment.model.transformer.remat, accumulation).of(experiment)
-        check_batches(run, layout)
-    except ValueError:
-        return False
-    return True
 
 
 def _heaviest_first(run: Experiment, stages: list[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.experiment import MeshConfig
 from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.sharding import STRATEGIES, Layout
+from lumina_jax.sharding.strategies import as_tuple
 
 
 class Product(NamedTuple):
@@ -35,8 +37,8 @@ class Split(NamedTuple):
 
     sizes: Mapping[str, int]  # of mesh axes, outermost first
     weights: Mapping[str, tuple[str, ...]]
+    gathered: Mapping[str, tuple[str, ...]]
     embedding: Mapping[str, tuple[str, ...]]
-    lookup: Mapping[str, tuple[str, ...]]
     activations: Mapping[str, tuple[str, ...]]
     token_axes: tuple[str, ...]  # that split positions: rows of a batch, and their columns
     batch_axes: tuple[str, ...]
@@ -71,7 +73,6 @@ class SplitWeight(NamedTuple):
     stored_ways: int
     used_ways: int  # pieces that products read
     gather_axes: tuple[str, ...]  # that are joined before it is used
-    used_axes: Mapping[str, tuple[str, ...]]  # by letter: what stays split
 
     @property
     def numbers(self) -> int:
@@ -114,17 +115,17 @@ def plan_layout(mesh: MeshConfig, num_devices: int) -> Layout:
 def split_of(layout: Layout) -> Split:
     """The numbers of a layout."""
     strategy = STRATEGIES[layout.strategy]
-    weights, embedding, lookup, activations = (
-        {letter: _axes(axes) for letter, axes in role.items()}
-        for role in (strategy.weights, strategy.embedding, strategy.lookup, strategy.activations)
+    roles = (strategy.weights, strategy.gathered, strategy.embedding, strategy.activations)
+    weights, gathered, embedding, activations = (
+        {letter: as_tuple(axes) for letter, axes in role.items()} for role in roles
     )
     sizes = {str(name): size for name, size in layout.mesh.shape.items()}
-    batch = _axes(strategy.batch)
-    token_axes = (*batch, *activations.get("S", ()))
-    return Split(sizes, weights, embedding, lookup, activations, token_axes, batch)
+    token_axes = (*strategy.batch, *activations["S"])
+    return Split(sizes, weights, gathered, embedding, activations, token_axes, strategy.batch)
 
 
-def split_weights(config: TransformerConfig, layout: Layout) -> list[SplitWeight]:
+@lru_cache
+def split_weights(config: TransformerConfig, layout: Layout) -> tuple[SplitWeight, ...]:
     """Every weight; those of all layers as one each. Sizes need not be divisible: `param_shardings` checks that."""
     split, params, letters = split_of(layout), abstract_params(config), param_letters(config)
     if not config.scan_layers:
@@ -135,9 +136,9 @@ def split_weights(config: TransformerConfig, layout: Layout) -> list[SplitWeight
         )
     names = {_keys(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(letters)}
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [
+    return tuple(
         _split_weight(_keys(path), names[_keys(path)], leaf, config, split) for path, leaf in leaves
-    ]
+    )
 
 
 def _split_weight(
@@ -148,16 +149,14 @@ def _split_weight(
     ]
     embedding = keys[0] == "embed"
     stored = split.embedding if embedding else split.weights
-    used = split.lookup if embedding else split.activations
-    kept = {name: tuple(a for a in stored[name] if a in used.get(name, ())) for name, _ in named}
+    used = split.embedding if embedding else split.gathered
     axes = [axis for name, _ in named for axis in stored[name]]
-    staying = [axis for name, _ in named for axis in kept[name]]
+    staying = [axis for name, _ in named for axis in used[name]]
     param_bytes = jnp.dtype(leaf.dtype).itemsize
     compute_bytes = jnp.dtype(config.compute_dtype).itemsize
-    # rows of the embedding are summed before the cast, so that none of a frequent one's gradients is lost
+    # rows of the embedding are summed in the weights' dtype, so that none of a frequent one's gradients is lost
     gradient_bytes = param_bytes if embedding else compute_bytes
     count = config.num_layers if keys[0] == "layers" else 1
-    gathered = tuple(axis for axis in axes if axis not in staying)
     return SplitWeight(
         keys,
         " ".join(name for name, _ in named),
@@ -168,16 +167,8 @@ def _split_weight(
         gradient_bytes,
         split.ways(axes),
         split.ways(staying),
-        gathered,
-        kept,
+        tuple(axis for axis in axes if axis not in staying),
     )
-
-
-def _axes(axes: Any) -> tuple[str, ...]:
-    """A table's entry as a tuple of mesh axes."""
-    if axes is None:
-        return ()
-    return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def _keys(path: Any) -> tuple[str, ...]:

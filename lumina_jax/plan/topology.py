@@ -164,7 +164,7 @@ def _gpu_devices(topology: Topology) -> list[Any]:
     chip = topology.chip
     if chip.name not in GPUS:
         raise ValueError(
-            f"topology {topology.name!r}: nothing to compile for a {chip.name} with; "
+            f"topology {topology.name!r}: no description of {chip.name} for a compiler; "
             f"want one of {', '.join(sorted(GPUS))}"
         )
     gpu = GPUS[chip.name]

@@ -1,6 +1,6 @@
 """Reading compiled programs: what counts as a copy as large as a weight, and what does not."""
 
-from lumina_jax.plan.hlo import collectives, large_copies
+from lumina_jax.plan.hlo import collectives, large_buffers, large_copies, shape_bytes
 
 TURN = """
 %fused_turn (param_0: bf16[64,32]) -> bf16[32,64] {
@@ -80,3 +80,22 @@ def test_smaller_copies_are_not_counted() -> None:
 
 def test_collectives_are_counted_by_kind_once_each() -> None:
     assert collectives(module()) == {"all-reduce": 1, "all-gather": 1}
+
+
+def test_large_buffers_leave_out_names_and_results_in_place() -> None:
+    """The gathered logits are too small; the fusion of zeros makes a whole array, the one that writes in place none."""
+    found = large_buffers(module(COPIES["copy"]), WEIGHT_BYTES)
+    assert [each.name for each in found] == ["c", "zeros"]
+    assert [each.bytes for each in found] == [WEIGHT_BYTES] * 2
+    assert large_buffers(module(), WEIGHT_BYTES + 1) == []
+
+
+def test_large_buffers_of_a_part_of_the_function() -> None:
+    line = '%c = f32[64,32]{1,0} exponential(%w), metadata={op_name="jit(f)/loss/exp"}'
+    assert [each.name for each in large_buffers(module(line), WEIGHT_BYTES, "loss")] == ["c"]
+    assert large_buffers(module(line), WEIGHT_BYTES, "layers") == []
+
+
+def test_bytes_of_shapes() -> None:
+    assert shape_bytes("(bf16[4,8]{1,0:T(8,128)(2,1)S(1)}, f32[2]{0}, u32[]{:S(2)}, token[])") == 76
+    assert shape_bytes("s4[16]") == 8
