@@ -4,14 +4,15 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax.numpy as jnp
 
+from lumina_jax.config import TransformerConfig
 from lumina_jax.experiment import Experiment, MeshConfig
 from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.plan.command import PlanOptions, chosen_stages, stage_step
-from lumina_jax.plan.costs import REMATS, Step, state_bytes
+from lumina_jax.plan.costs import REMATS, Step, recomputed, state_bytes
 from lumina_jax.plan.report import HEADROOM
 from lumina_jax.plan.roofline import Projection, project
 from lumina_jax.plan.split import plan_layout
@@ -60,16 +61,18 @@ class Counted(NamedTuple):
 def counted_candidates(
     experiment: Experiment, topology: Topology, options: PlanOptions
 ) -> list[Counted]:
-    """Every candidate that divides and may fit, fastest projection first."""
+    """Every candidate that divides and may fit, fastest projection first; with a progress bar."""
+    from tqdm import tqdm
+
     found = []
-    for candidate in candidates(experiment, topology):
+    for candidate in tqdm(candidates(experiment, topology), desc="counting", unit="candidate"):
         run = candidate.of(experiment)
         layout = plan_layout(candidate.mesh, topology.num_devices)
         steps = [stage_step(run, index, options) for index in chosen_stages(run, options)]
         least = max(least_memory(step, layout) for step in steps)
         if least > (1 - HEADROOM) * topology.chip.memory_bytes:
             continue
-        projected = [project(step, layout, topology.chip, topology.num_domains) for step in steps]
+        projected = [project(step, layout, topology) for step in steps]
         found.append(_counted(candidate, least, run, projected, options))
     return sorted(found, key=lambda each: (float(f"{each.seconds:.3g}"), each.waits))
 
@@ -83,12 +86,17 @@ def candidates(experiment: Experiment, topology: Topology) -> Iterator[Candidate
         for accumulation in MICRO_BATCHES:
             if not _divides_batches(experiment, mesh, accumulation, layout):
                 continue
-            for remat in REMATS:
+            for remat in policies():
                 yield Candidate(mesh, remat, accumulation)
 
 
+def policies() -> list[str]:
+    """The remat policies that a config takes and `costs` counts."""
+    return [name for name in get_args(TransformerConfig.__annotations__["remat"]) if name in REMATS]
+
+
 def meshes(topology: Topology) -> Iterator[MeshConfig]:
-    """Every strategy on every mesh of its axes, each of two devices or more; on several slices with "data" over them."""
+    """Every strategy on every mesh of its axes, each of two devices or more; on slices with "data" over them."""
     count = topology.num_devices
     for name, strategy in STRATEGIES.items():
         sizes = [n for n in range(2, count + 1) if count % n == 0]
@@ -103,13 +111,28 @@ def meshes(topology: Topology) -> Iterator[MeshConfig]:
 
 
 def least_memory(step: Step, layout: Layout) -> int:
-    """Bytes of a chip: the state, and one input a layer of one micro-batch. All that is computed comes on top."""
-    config = step.config
+    """Bytes of a chip: the state, and what one micro-batch keeps of each layer. What is gathered comes on top."""
     tokens = step.positions / batch_ways(layout) / letter_ways("S", layout) / step.accumulation
-    width = jnp.dtype(config.compute_dtype).itemsize
-    return sum(state_bytes(step, layout).values()) + int(
-        tokens * config.width * width * config.num_layers
-    )
+    width = jnp.dtype(step.config.compute_dtype).itemsize
+    kept = tokens * width * kept_numbers(step, layout) * step.config.num_layers
+    return sum(state_bytes(step, layout).values()) + int(kept)
+
+
+def kept_numbers(step: Step, layout: Layout) -> float:
+    """Of one token and layer, at least: the layer's input, and outputs of products that are not computed again.
+
+    Policies that move them to the host's memory keep none.
+    """
+    config = step.config
+    if config.remat.startswith("offload"):
+        return 0.0
+    again, size = recomputed(config), config.head_size
+    heads = config.num_heads * size / letter_ways("N", layout)
+    keys = config.num_kv_heads * size / letter_ways("K", layout)
+    mlp = config.mlp_width / letter_ways("F", layout)
+    outputs = {"q": heads, "k": keys, "v": keys, "o": config.width, "gate": mlp, "up": mlp}
+    kept = sum(numbers for name, numbers in outputs.items() if name not in again.weights)
+    return config.width + kept + (0.0 if again.attention else heads)
 
 
 def _counted(

@@ -106,7 +106,7 @@ def plan_run(
     run = None
     projections = [(plan.num_steps, plan.projection) for plan in plans if plan.projection]
     if projections and len(projections) == len(experiment.train.stages):
-        run = project_run(projections, topology.num_devices, options.price)
+        run = project_run(projections, topology.num_devices, price_per_chip_hour=options.price)
         say("\n".join(["", *run_lines(run)]))
     if projections:
         told = [
@@ -141,7 +141,7 @@ def plan_stage(
         model_flops=model_flops(step),
     )
     if topology.chip.has_rates:
-        plan = plan._replace(projection=project(step, layout, topology.chip, topology.num_domains))
+        plan = plan._replace(projection=project(step, layout, topology))
     if not options.compile:
         return plan
     try:

@@ -1,7 +1,7 @@
 """Which mesh, remat policy and micro-batches make a run fastest on a topology and still fit it.
 
-What is trained stays as it is: batches, tokens, optimiser. Candidates are counted and projected first; those whose state
-and kept inputs alone are too large are dropped, the others compiled in the order of their projected time until one fits.
+What is trained stays as it is: batches, tokens, optimiser. Candidates are counted and projected first; those whose
+state and kept inputs alone are too large are dropped, the others compiled by their projected time until one fits.
 """
 
 import hashlib
@@ -63,8 +63,7 @@ def run_search(
         return {"candidates": [_numbers(each, {}) for each in counted[:SHOWN]]}, True
     compile_one = compile_one or _compiler(topology, options)
     tried, best = _tried(experiment, counted, stages, topology, options, compile_one, say)
-    left = [_numbers(each, {}) for each in counted[len(tried) : len(tried) + SHOWN]]
-    result = {"tried": tried, "not_compiled": left, "best": best.candidate.flags if best else None}
+    result = {"tried": tried, "best": best.candidate.flags if best else None}
     if best is None:
         say(f"none of the {len(tried)} that were compiled fits; --max-compiles tries more")
     else:
@@ -81,12 +80,19 @@ def _tried(
     compile_one: Compile,
     say: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], Counted | None]:
-    """Compile in order until one fits or `max_compiles` are done; what was compiled before is not compiled again."""
+    """Compile in order until one fits or `max_compiles` are done; what was compiled before is not compiled again.
+
+    What by its least memory needs no less than one of the same remat policy that did not fit is passed over.
+    """
     from tqdm import tqdm
 
     known, tried, left = _read(options.results), [], options.max_compiles
+    too_large: dict[str, int] = {}
     with tqdm(total=left, desc="compiling", unit="program") as bar:
         for each in counted:
+            remat = each.candidate.remat
+            if each.least_memory >= too_large.get(remat, each.least_memory + 1):
+                continue
             run, verdicts = each.candidate.of(experiment), {}
             for index in _heaviest_first(run, stages):
                 key = _key(run, index, topology)
@@ -102,8 +108,9 @@ def _tried(
                     break
             tried.append(_numbers(each, verdicts))
             say(_row(each, verdicts))
-            if len(verdicts) == len(stages) and all(v.fits for v in verdicts.values()):
+            if all(verdict.fits for verdict in verdicts.values()):
                 return tried, each
+            too_large[remat] = each.least_memory
     return tried, None
 
 
