@@ -19,10 +19,11 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling needs no T
 
 from lumina_jax.cli import parse_arguments, parse_run_file, run_main
 from lumina_jax.dims import pick
-from lumina_jax.plan.command import USAGE, PlanOptions, plan_run
+from lumina_jax.plan.command import USAGE
 from lumina_jax.plan.compile import GIB
 from lumina_jax.plan.decoder import plan_decoder
 from lumina_jax.plan.report import MIB
+from lumina_jax.plan.run_plan import PlanOptions, plan_run
 from lumina_jax.plan.topology import Topology
 
 SEVEN, THIRTY_FOUR = "configs/fp_sft_7b.py", "configs/fp_sft_34b.py"

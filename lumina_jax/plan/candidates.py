@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from lumina_jax.config import TransformerConfig
 from lumina_jax.experiment import Experiment, MeshConfig
 from lumina_jax.model.params import abstract_params, param_letters
-from lumina_jax.plan.command import PlanOptions, chosen_stages, stage_step
 from lumina_jax.plan.costs import REMATS, Step, recomputed, state_bytes
 from lumina_jax.plan.report import HEADROOM
 from lumina_jax.plan.roofline import Projection, project
+from lumina_jax.plan.run_plan import PlanOptions, chosen_stages, stage_step
 from lumina_jax.plan.split import plan_layout
 from lumina_jax.plan.topology import Topology
 from lumina_jax.sharding import STRATEGIES, Layout, batch_ways, letter_ways, param_shardings

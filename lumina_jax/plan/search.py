@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.experiment import Experiment
 from lumina_jax.plan.candidates import Counted, counted_candidates
-from lumina_jax.plan.command import PlanOptions, chosen_stages, plan_stage, run_layout
 from lumina_jax.plan.compile import GIB
 from lumina_jax.plan.report import fits
+from lumina_jax.plan.run_plan import PlanOptions, chosen_stages, plan_stage, run_layout
 from lumina_jax.plan.topology import Topology
 
 HEAD = "strategy | mesh | remat | micro-batches | projected s | projected MFU | at least GiB | peak GiB | fits"

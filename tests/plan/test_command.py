@@ -8,7 +8,7 @@ import pytest
 
 from lumina_jax.cli import load_run_file
 from lumina_jax.model.params import abstract_params, count_params
-from lumina_jax.plan import command
+from lumina_jax.plan import run_plan
 from lumina_jax.plan.command import main
 from lumina_jax.plan.compile import Compiled, OutOfMemory, compile_lowered
 
@@ -85,9 +85,9 @@ def with_fake_compiler(monkeypatch: pytest.MonkeyPatch, result: Compiled | OutOf
             raise result
         return result
 
-    monkeypatch.setattr(command, "compile_stage", compile_stage)
+    monkeypatch.setattr(run_plan, "compile_stage", compile_stage)
     devices = jax.devices()[:4]
-    monkeypatch.setattr(command.Topology, "devices", lambda self: devices)
+    monkeypatch.setattr(run_plan.Topology, "devices", lambda self: devices)
 
 
 def test_refusal_for_memory_is_one_line_and_exit_code_1(run_file: str, monkeypatch, capsys):

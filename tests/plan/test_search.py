@@ -9,7 +9,7 @@ import pytest
 from lumina_jax.cli import load_run_file, parse_run_file
 from lumina_jax.experiment import Experiment
 from lumina_jax.plan.candidates import candidates, counted_candidates, kept_numbers, meshes
-from lumina_jax.plan.command import PlanOptions, stage_step
+from lumina_jax.plan.run_plan import PlanOptions, stage_step
 from lumina_jax.plan.search import Verdict, run_search
 from lumina_jax.plan.split import plan_layout
 from lumina_jax.plan.topology import Topology
