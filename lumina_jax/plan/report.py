@@ -69,7 +69,7 @@ def memory_lines(plan: StagePlan, topology: Topology) -> list[str]:
         return found
     found.append(
         f"memory of a chip in GiB, by the compiler ({compiled.seconds:.0f} s): inputs {compiled.arguments / GIB:.3f}, "
-        f"temporary {compiled.temporary / GIB:.3f} (activations, what is gathered, gradients of "
+        f"temporary {compiled.temporary / GIB:.3f} (activations, what is gathered, gradients of up to "
         f"{plan.argued.gradients / GIB:.3f}), code {compiled.code / GIB:.3f}"
     )
     if not memory:
