@@ -26,10 +26,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.runtime$(addprefix -,$(ACCELERATOR))
 DEV := $(VENV)/.dev
 TORCH := $(VENV)/.torch
+AOT := $(VENV)/.aot
 
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help setup sample test test-slow test-all test-matrix fuzz lint format bench train-quick clean distclean
+.PHONY: help setup sample test test-slow test-all test-matrix fuzz lint format bench plans train-quick clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +48,7 @@ test: $(DEV) ## the tests that every change must pass
 
 test-slow: $(DEV) ## the tests that `make test` leaves out: slow, several processes, PyTorch where one asks for it
 	@if grep -rqE 'mark\.torch|importorskip\("torch' tests --include='*.py'; then $(MAKE) --no-print-directory $(TORCH); fi
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then $(MAKE) --no-print-directory $(AOT); fi
 	$(PYTEST) -m "$(OTHER_TESTS)"
 
 test-all: test test-slow ## every test
@@ -75,7 +77,10 @@ format: $(DEV) ## write the formatting and the safe lint fixes
 	$(BIN)/ruff format .
 
 bench: $(RUNTIME) ## every benchmark; prints tables for docs/benchmarks.md
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script"; done
+	@set -e; for script in $(filter-out benchmarks/plans.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script"; done
+
+plans: $(AOT) ## compile the large runs for the TPUs they are meant for; an hour or two, no TPU needed
+	PYTHONPATH=. $(BIN)/python benchmarks/plans.py
 
 clean: ## remove what tests, samples and builds left; keeps runs/ and the virtual environments
 	rm -rf .cache .pytest_cache .ruff_cache build samples *.egg-info
@@ -107,5 +112,11 @@ $(DEV): requirements-dev.txt $(RUNTIME)
 
 $(TORCH): requirements-torch.txt $(DEV)
 	@echo "installing $< into $(VENV)"
+	@$(PIP) -r requirements.txt -r $<
+	@touch $@
+
+# The TPU's compiler alone, for tests and plans on machines without one: JAX itself goes on as it is.
+$(AOT): requirements-tpu.txt $(DEV)
+	@echo "installing libtpu into $(VENV)"
 	@$(PIP) -r requirements.txt -r $<
 	@touch $@

@@ -46,13 +46,12 @@ Expected: the first stage's loss falls within hours, and each later stage starts
 
 from dataclasses import replace
 
+from lumina_jax.data_config import DataConfig, RecordSource
 from lumina_jax.experiment import (
-    DataConfig,
     Experiment,
     LossConfig,
     MeshConfig,
     OptimizerConfig,
-    RecordSource,
     Stage,
     TrainConfig,
 )

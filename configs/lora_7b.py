@@ -30,13 +30,12 @@ Expected: the loss falls within the first hundred steps; image tokens dominate i
 
 from dataclasses import replace
 
+from lumina_jax.data_config import DataConfig, RecordSource
 from lumina_jax.experiment import (
-    DataConfig,
     Experiment,
     LoraConfig,
     LossConfig,
     OptimizerConfig,
-    RecordSource,
     Stage,
     TrainConfig,
 )

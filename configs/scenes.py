@@ -7,14 +7,8 @@ Hardware: two CPU cores, twenty minutes more. Expected: the loss rises to 0.85 a
 `python -m lumina_jax.evals runs/scenes/model --guidance 2` goes from 0.48 to 0.52.
 """
 
-from lumina_jax.experiment import (
-    DataConfig,
-    Experiment,
-    OptimizerConfig,
-    ScenesSource,
-    Stage,
-    TrainConfig,
-)
+from lumina_jax.data_config import DataConfig, ScenesSource
+from lumina_jax.experiment import Experiment, OptimizerConfig, Stage, TrainConfig
 from lumina_jax.model.presets import PRESETS
 
 

@@ -10,15 +10,8 @@ out as asked instead of none, of all others 0.52 instead of 0.55. More in docs/f
 """
 
 from lumina_jax.config import SampleConfig
-from lumina_jax.experiment import (
-    DataConfig,
-    Experiment,
-    LoraConfig,
-    OptimizerConfig,
-    ScenesSource,
-    Stage,
-    TrainConfig,
-)
+from lumina_jax.data_config import DataConfig, ScenesSource
+from lumina_jax.experiment import Experiment, LoraConfig, OptimizerConfig, Stage, TrainConfig
 from lumina_jax.model.presets import PRESETS
 
 SIZES = ((128, 128), (160, 96), (96, 160), (144, 112), (112, 144), (128, 96), (96, 128))

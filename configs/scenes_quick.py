@@ -6,14 +6,8 @@ Hardware: two CPU cores, half an hour: 1.6 minutes to tokenise, 25 to train. Exp
 1.0 after 1,000 and 0.7 at the end; `python -m lumina_jax.evals runs/scenes_quick/model --guidance 1.5` gives 0.48.
 """
 
-from lumina_jax.experiment import (
-    DataConfig,
-    Experiment,
-    OptimizerConfig,
-    ScenesSource,
-    Stage,
-    TrainConfig,
-)
+from lumina_jax.data_config import DataConfig, ScenesSource
+from lumina_jax.experiment import Experiment, OptimizerConfig, Stage, TrainConfig
 from lumina_jax.model.presets import PRESETS
 
 

@@ -6,15 +6,8 @@ Hardware: one CPU core, half an hour. Expected: 28.8 dB on renders after 2,000 s
 end, with answer images 2 dB below; from step 3,000 on the detector reads the objects as in the originals.
 """
 
-from lumina_jax.experiment import (
-    DataConfig,
-    Experiment,
-    OptimizerConfig,
-    ScenesSource,
-    Stage,
-    TrainConfig,
-    VQGANLossConfig,
-)
+from lumina_jax.data_config import DataConfig, ScenesSource
+from lumina_jax.experiment import Experiment, OptimizerConfig, Stage, TrainConfig, VQGANLossConfig
 from lumina_jax.model.presets import PRESETS
 
 

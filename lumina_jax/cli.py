@@ -71,30 +71,46 @@ def load_run_file(path: str | Path) -> Experiment:
 
 def parse_run(arguments: Sequence[str]) -> tuple[RunOptions, Experiment]:
     """(options, experiment) of a training command line; misspelt flags are refused with a hint."""
+    return parse_run_file(
+        arguments,
+        lambda run_file: RunOptions(workdir=Path("runs") / Path(run_file).stem),
+        usage=USAGE,
+        description="Train what the run file describes.",
+    )
+
+
+def parse_run_file(
+    arguments: Sequence[str], defaults_of: Callable[[str], Any], *, usage: str, description: str
+) -> tuple[Any, Experiment]:
+    """(options, experiment) of `RUN_FILE [--option value …] [--field value …]`, for any command that takes a run file.
+
+    `defaults_of`: a run file's path to the command's own options, a dataclass; `usage`: "usage: COMMAND RUN_FILE …".
+    """
     from tyro import conf
 
+    command = usage.removeprefix("usage: ").split(" RUN_FILE")[0]
     if not arguments or arguments[0].startswith("-"):
         if {"-h", "--help"} & set(arguments):
-            print(f"{USAGE}\n\n`python train.py RUN_FILE --help` lists every field.")
+            print(f"{usage}\n\n`{command} RUN_FILE --help` lists every field.")
             sys.exit(0)
-        raise ValueError(f"name a run file first. {USAGE}")
+        raise ValueError(f"name a run file first. {usage}")
     run_file, *rest = arguments
-    default = load_run_file(run_file)
-    defaults = RunOptions(workdir=Path("runs") / Path(run_file).stem)
+    default, defaults = load_run_file(run_file), defaults_of(run_file)
 
+    kind: Any = type(defaults)
     unnamed = conf.arg(name="")  # `--train.seed`, not `--experiment.train.seed`
 
     def both(
-        options: Annotated[RunOptions, unnamed] = defaults,
+        options: Annotated[kind, unnamed] = defaults,  # pyright: ignore[reportInvalidTypeForm]
         experiment: Annotated[Experiment, unnamed] = default,
-    ) -> tuple[RunOptions, Experiment]:
+    ) -> tuple[Any, Experiment]:
         return options, experiment
 
     return parse_arguments(
         both,
         rest,
-        prog=f"train.py {run_file}",
-        description=default.description or "Train what the run file describes.",
+        prog=f"{command.removeprefix('python ')} {run_file}",
+        description=default.description or description,
         config=(conf.AvoidSubcommands,),
     )
 

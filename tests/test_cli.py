@@ -10,6 +10,7 @@ from lumina_jax.cli import describe, load_run_file, parse_run, run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_FILE = """
+from lumina_jax.data_config import *
 from lumina_jax.experiment import *
 from lumina_jax.model.presets import PRESETS
 

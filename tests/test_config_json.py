@@ -6,14 +6,8 @@ import pytest
 
 from lumina_jax.config import ModelConfig
 from lumina_jax.config_json import config_from_dict, config_to_dict, differing_fields
-from lumina_jax.experiment import (
-    DataConfig,
-    Experiment,
-    RecordSource,
-    ScenesSource,
-    Stage,
-    TrainConfig,
-)
+from lumina_jax.data_config import DataConfig, RecordSource, ScenesSource
+from lumina_jax.experiment import Experiment, Stage, TrainConfig
 from lumina_jax.model.presets import PRESETS
 
 

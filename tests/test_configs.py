@@ -20,8 +20,9 @@ from lumina_jax.data.pretokenize.__main__ import Options
 from lumina_jax.data.recipes import draw_scene, make_conversation
 from lumina_jax.data.scenes.captions import held_out_text
 from lumina_jax.data.scenes.scene import RESERVED_COLOURS, RESERVED_SHAPES, held_out
+from lumina_jax.data_config import RecordSource, ScenesSource
 from lumina_jax.evals.hooks import make_on_eval
-from lumina_jax.experiment import Experiment, LossConfig, RecordSource, ScenesSource
+from lumina_jax.experiment import Experiment, LossConfig
 from lumina_jax.model.params import count_params, init_params, param_letters
 from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_shardings
 from lumina_jax.train.curriculum import Curriculum

@@ -17,7 +17,7 @@ PACKAGE = "lumina_jax"
 
 FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its folder has an entry of its own
     "dims chips config config_json paths pickle_tree",
-    "unirep experiment",
+    "unirep data_config experiment",
     "ops sharding checksums",
     "model vqgan",
     "orbax_io checkpoint model_writer image_files generated_image contact_sheet train.curriculum",

@@ -26,7 +26,7 @@ from lumina_jax.data.shards import (
     share,
     write_shard,
 )
-from lumina_jax.experiment import ScenesSource
+from lumina_jax.data_config import ScenesSource
 
 IMAGES_PER_SHARD = 512
 DRAWN_BY = ("data/scenes/*.py", "data/images.py")  # the code that decides what a picture shows

@@ -19,8 +19,8 @@ from lumina_jax.data.scenes.scene import (
     Scene,
     sample_scene,
 )
+from lumina_jax.data_config import ScenesSource
 from lumina_jax.dims import pick
-from lumina_jax.experiment import ScenesSource
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 from lumina_jax.unirep.tasks import TASKS
 

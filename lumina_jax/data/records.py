@@ -27,7 +27,7 @@ from lumina_jax.data.shards import (
     share,
     write_shard,
 )
-from lumina_jax.experiment import ScenesSource
+from lumina_jax.data_config import ScenesSource
 from lumina_jax.unirep.conversation import conversation_ids
 from lumina_jax.unirep.image_tokens import image_sentence
 from lumina_jax.unirep.text import TextTokenizer

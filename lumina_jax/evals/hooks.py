@@ -13,6 +13,7 @@ from PIL import Image
 from lumina_jax.checkpoint import load_model
 from lumina_jax.contact_sheet import contact_sheet
 from lumina_jax.data.scenes.detector import detect
+from lumina_jax.data_config import ScenesSource
 from lumina_jax.evals.prompts import Prompt, eval_prompts
 from lumina_jax.evals.reconstruction import (
     held_out_scenes,
@@ -22,7 +23,7 @@ from lumina_jax.evals.reconstruction import (
     vqgan_round_trip,
 )
 from lumina_jax.evals.scores import CHOOSING_SEED, outcome, summary
-from lumina_jax.experiment import Experiment, ScenesSource
+from lumina_jax.experiment import Experiment
 from lumina_jax.image_files import save_png
 from lumina_jax.lumina import Lumina
 from lumina_jax.model.params import unstack_layers

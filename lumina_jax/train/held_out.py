@@ -10,7 +10,8 @@ import numpy as np
 
 from lumina_jax.data.shards import LENGTHS
 from lumina_jax.data.sources import records_digest
-from lumina_jax.experiment import Experiment, RecordSource
+from lumina_jax.data_config import RecordSource
+from lumina_jax.experiment import Experiment
 from lumina_jax.paths import as_path
 from lumina_jax.sharding import Layout, batch_sharding, replicated
 from lumina_jax.train.metrics import KindMeans, numbers

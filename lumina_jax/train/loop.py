@@ -19,12 +19,13 @@ from lumina_jax.checkpoint import (
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.experiment import Experiment
 from lumina_jax.paths import as_path
-from lumina_jax.sharding import Layout, batch_sharding, make_layout, replicated
+from lumina_jax.sharding import Layout, batch_sharding, make_layout
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.held_out import HeldOut, check_apart, held_out_experiment
 from lumina_jax.train.metrics import KindMeans, draw_curve
-from lumina_jax.train.nonfinite import NonFiniteSteps, keep_where_finite
+from lumina_jax.train.nonfinite import NonFiniteSteps
+from lumina_jax.train.program import check_batches, train_program
 from lumina_jax.train.reporting import Batch, Report, say
 from lumina_jax.train.signals import stop_on_signals
 from lumina_jax.train.trainees import Trainee, make_trainee
@@ -54,7 +55,7 @@ def train(
     data_dir = as_path(data_dir or workdir / "data")
     curriculum = Curriculum(experiment.train.stages)
     layout = make_layout(experiment.train.mesh)
-    _check_batches(experiment, layout)
+    check_batches(experiment, layout)
     if experiment.train.wandb:
         import_wandb()
     trainee = make_trainee(experiment, curriculum, layout, init)
@@ -87,35 +88,23 @@ class _Run:
         self.experiment, self.workdir, self.trainee = experiment, workdir, trainee
         self.curriculum, self.checkpoints, self.on_eval = curriculum, checkpoints, on_eval
         self.seed_key = jax.random.key(experiment.train.seed)
-        self.abstract = jax.eval_shape(trainee.init, self.seed_key)
-        self.shardings = trainee.shardings(self.abstract)
+        self.step, self.abstract, _ = train_program(
+            experiment,
+            curriculum,
+            layout,
+            init=trainee.init,
+            step=trainee.step,
+            shardings=trainee.shardings,
+        )
+        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         self.layout, self.batch_sharding = layout, batch_sharding(layout)
         self.compiled: set[tuple[Hashable, ...]] = set()  # programs that have run once
         self.meta: Mapping[str, Any] = {}  # of the checkpoint that the run goes on from
-        whole = replicated(layout)
-
-        def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-            rate = curriculum.learning_rate(state.step)
-            key = jax.random.fold_in(self.seed_key, state.step + 1)  # 0 drew the initial weights
-            after, metrics = trainee.step(state, batch, key)
-            return keep_where_finite(state, after, metrics), {**metrics, "lr": rate}
-
-        self.step = jax.jit(
-            step,
-            in_shardings=(self.shardings, self.batch_sharding),
-            out_shardings=(self.shardings, whole),
-            donate_argnums=0,
-        )
 
     def start(self, init: str | Path | None) -> Any:
         """The newest intact checkpoint's state, else a fresh one."""
-        placed = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            self.abstract,
-            self.shardings,
-        )
         saved = self.trainee.saved
-        restored = self.checkpoints.restore(saved(placed))
+        restored = self.checkpoints.restore(saved(self.abstract))
         if restored is not None:
             state, self.meta = restored
             say(f"resuming {self.workdir} at step {int(state.step)}")
@@ -271,21 +260,6 @@ class _Run:
     def _place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         place = jax.make_array_from_process_local_data
         return {name: place(self.batch_sharding, rows) for name, rows in batch.items()}
-
-
-def _check_batches(experiment: Experiment, layout: Layout) -> None:
-    """ValueError for a stage whose batch the mesh cannot split."""
-    sharding = batch_sharding(layout)
-    parts = experiment.train.accumulation
-    for index, stage in enumerate(experiment.train.stages):
-        try:
-            sharding.shard_shape((stage.batch_size // parts, 1))
-        except ValueError:
-            times = f" in {parts} micro-batches" if parts > 1 else ""
-            raise ValueError(
-                f"train.stages.{index}.batch_size {stage.batch_size}{times} does not divide over the mesh "
-                f"{dict(sharding.mesh.shape)}: use a multiple of {'accumulation times ' * (parts > 1)}its batch axes"
-            ) from None
 
 
 def _jit_for_one_call(function: Callable, **options: Any) -> Callable:

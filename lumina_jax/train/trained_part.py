@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from lumina_jax.checkpoint import digest
 from lumina_jax.config import TransformerConfig
 from lumina_jax.experiment import LoraConfig, TrainConfig
@@ -16,7 +18,9 @@ from lumina_jax.train.step import Assemble, State, trained_alone
 class TrainedPart(NamedTuple):
     """How the weights of a model become a state's `params` and `frozen`, and back."""
 
-    divide: Callable[[Params, Any], tuple[Any, Any]]  # (weights, key) -> (trained, frozen); pure
+    divide: Callable[
+        [Params, Any], tuple[Any, Any]
+    ]  # (weights, the run's first key) -> (trained, frozen); pure
     assemble: Assemble  # for a forward pass
     merged: Callable[[Any, Any], Params]  # (trained, frozen) -> plain weights
     shardings: Callable[[State, Layout], State]  # of an abstract state
@@ -93,8 +97,11 @@ def _adapters(lora: LoraConfig, config: TransformerConfig) -> TrainedPart:
         placed = state_shardings(state._replace(frozen=None), letters, layout)
         return placed._replace(frozen=param_shardings(state.frozen, base_letters, layout))
 
+    def divide(weights: Params, key: Any) -> tuple[Any, Params]:
+        return init_adapters(config, lora, jax.random.fold_in(key, 2)), weights
+
     return TrainedPart(
-        lambda weights, key: (init_adapters(config, lora, key), weights),
+        divide,
         assemble,
         lambda trained, frozen: merge(assemble(trained, frozen, None)),
         shardings,

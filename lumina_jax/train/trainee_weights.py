@@ -20,7 +20,8 @@ from lumina_jax.model.params import (
     with_codebook_tables,
 )
 from lumina_jax.sharding import Layout, param_shardings
-from lumina_jax.train.step import State, init_state
+from lumina_jax.train.program import TransformerSteps
+from lumina_jax.train.step import State
 from lumina_jax.train.trained_part import TrainedPart
 from lumina_jax.unirep.vocab import Vocab
 
@@ -28,14 +29,12 @@ from lumina_jax.unirep.vocab import Vocab
 def weight_functions(
     experiment: Experiment,
     assets: LoadedModel,
-    optimizer: Any,
-    part: TrainedPart,
+    steps: TransformerSteps,
     layout: Layout,
 ) -> dict[str, Callable]:
     """The fields of a transformer's Trainee that have to do with its weights."""
     model, train, vocab = experiment.model, experiment.train, assets.tokenizer.vocab
-    config, ema_decay = model.transformer, train.optimizer.ema_decay
-    vqgan = assets.params["vqgan"]
+    config, part, vqgan = model.transformer, steps.part, assets.params["vqgan"]
 
     def with_weights(state: Any, weights: Any) -> Any:
         weights = stack_layers(weights) if config.scan_layers else weights
@@ -44,8 +43,7 @@ def weight_functions(
             weights = _without_code_logits(weights, vocab)
         if part.adapts:
             return state._replace(frozen=weights)
-        trained, frozen = part.divide(weights, None)
-        return init_state(trained, optimizer, ema_decay, frozen)
+        return steps.state_of(weights, None)
 
     def weight_shardings() -> Any:
         on_disk = replace(config, scan_layers=False)
@@ -66,14 +64,12 @@ def weight_functions(
         if train.codebook_tables:
             codebook, table_key = vqgan["quantize"]["embedding"], jax.random.fold_in(key, 1)
             params = with_codebook_tables(params, codebook, vocab.first_code_id, table_key)
-        trained, frozen = part.divide(params, jax.random.fold_in(key, 2))
-        return init_state(trained, optimizer, ema_decay, frozen)
+        return steps.state_of(params, key)
 
     functions: dict[str, Callable] = {
         "init": init,
         "with_weights": with_weights,
         "weight_shardings": weight_shardings,
-        "shardings": lambda state: part.shardings(state, layout),
         "released": released,
         "release": release,
         "whole": lambda state: whole_state(state, part, config, layout),

@@ -16,14 +16,15 @@ from lumina_jax.data.records import ensure_records
 from lumina_jax.data.shards import open_shards
 from lumina_jax.data.sources import batches_of, check_made_with, record_ids_of, records_digest
 from lumina_jax.data.stepwise import Rows
+from lumina_jax.data_config import RecordSource, ScenesSource
 from lumina_jax.dims import pick
-from lumina_jax.experiment import Experiment, RecordSource, ScenesSource
+from lumina_jax.experiment import Experiment
 from lumina_jax.sharding import Layout, replicated
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.flops import batch_flops
 from lumina_jax.train.optimizer import make_optimizer
-from lumina_jax.train.step import make_train_step
-from lumina_jax.train.trained_part import base_digest, trained_part
+from lumina_jax.train.program import transformer_steps
+from lumina_jax.train.trained_part import base_digest
 from lumina_jax.train.trainee_weights import like, weight_functions
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
 from lumina_jax.vqgan.codec import abstract_vqgan
@@ -78,12 +79,11 @@ def _transformer(
 ) -> Trainee:
     model, train = experiment.model, experiment.train
     assets = _assets(experiment)
-    vqgan = assets.params["vqgan"]
-    optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
+    vqgan, vocab = assets.params["vqgan"], assets.tokenizer.vocab
     made_with = _made_with(experiment.assets, assets.tokenizer)
-    packed = any(stage.layout == "packed" for stage in train.stages)
-    vocab, part = assets.tokenizer.vocab, trained_part(train, model.transformer)
-    base = base_digest(init_path) if part.adapts else {}
+    codes = vocab.first_code_id, vocab.num_codes
+    steps = transformer_steps(experiment, curriculum, layout, codes)
+    base = base_digest(init_path) if steps.part.adapts else {}
 
     def folders_of(data_dir: str | Path) -> dict[str, str | Path]:
         return {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
@@ -100,26 +100,16 @@ def _transformer(
             lambda: ensure_records(source, model, vqgan, assets.tokenizer, data_dir, workers)
         )
 
-    step = make_train_step(
-        model,
-        train.loss,
-        optimizer,
-        train.optimizer.ema_decay,
-        layout,
-        packed,
-        accumulation=train.accumulation,
-        image_codes=(vocab.first_code_id, vocab.num_codes),
-        assemble=part.assemble,
-    )
     return Trainee(
-        step=step,
-        **weight_functions(experiment, assets, optimizer, part, layout),
+        step=steps.step,
+        shardings=steps.shardings,
+        **weight_functions(experiment, assets, steps, layout),
         batches=batches,
         tokenizer=assets.tokenizer,
         made_with={**made_with, **base, **_records_digests(experiment)},
         record_ids=lambda data_dir: record_ids_of(experiment, curriculum, folders_of(data_dir)),
         flops=partial(batch_flops, model.transformer, lora=train.lora),
-        needs_init=part.adapts,
+        needs_init=steps.part.adapts,
     )
 
 

@@ -17,7 +17,7 @@ from functools import partial
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from benchmarks import aot_decode
+from lumina_jax.plan import decoder
 from benchmarks._targets import Target, devices
 from lumina_jax.chips import chip_named
 from lumina_jax.config import TransformerConfig
@@ -26,18 +26,18 @@ from lumina_jax.sharding import Layout
 def check(num_chips, topology, *programs):
     chips = devices(Target("7b", topology, num_chips))
     layout = Layout(Mesh(np.array(chips), ("tensor",)), "tensor")
-    setup = aot_decode.build({CONFIG}, layout, 512)
+    setup = decoder.build({CONFIG}, layout, 512)
     found = {{}}
     for name in programs:
-        case = aot_decode.PROGRAMS[name]
-        measured = aot_decode.measure(case, setup)
-        found[name] = aot_decode.problems(case, setup, measured, chip_named("v6e").memory_bytes)
-        tiny = aot_decode.problems(case, setup, measured, 2 * 2**20)
+        case = decoder.PROGRAMS[name]
+        measured = decoder.measure(case, setup)
+        found[name] = decoder.problems(case, setup, measured, chip_named("v6e").memory_bytes)
+        tiny = decoder.problems(case, setup, measured, 2 * 2**20)
     return [found, tiny]
 
 whole = check(8, "v6e:2x4", "prefill", "draw_run")
 names = ("program",)
-aot_decode.draw_run = jax.jit(aot_decode.draw_run.__wrapped__, static_argnames=names)
+decoder.draw_run = jax.jit(decoder.draw_run.__wrapped__, static_argnames=names)
 print(json.dumps([*whole, check(1, "v6e:1x1", "draw_run")[0]]))
 """
 

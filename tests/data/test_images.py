@@ -17,7 +17,7 @@ from lumina_jax.data.images import (
     unpack_image,
 )
 from lumina_jax.data.shards import open_shards
-from lumina_jax.experiment import ScenesSource
+from lumina_jax.data_config import ScenesSource
 
 GRID = GridConfig(patch_px=16, unit_px=16)
 SOURCE = ScenesSource("pictures", 64, 6, sizes=((64, 64), (96, 48)), answers=0.5)

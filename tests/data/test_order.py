@@ -24,7 +24,8 @@ assert jax.process_count() == int(count)
 from lumina_jax.config import ModelConfig, TransformerConfig
 from lumina_jax.data.sources import batches_of
 from lumina_jax.data.stepwise import Rows
-from lumina_jax.experiment import DataConfig, Experiment, Stage, TrainConfig
+from lumina_jax.data_config import DataConfig
+from lumina_jax.experiment import Experiment, Stage, TrainConfig
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.unirep.vocab import Vocab
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lumina_jax.data.recipes import RECIPES, draw_scene, make_conversation
-from lumina_jax.experiment import ScenesSource
+from lumina_jax.data_config import ScenesSource
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 from lumina_jax.unirep.tasks import TASKS
 

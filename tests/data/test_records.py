@@ -19,7 +19,7 @@ from lumina_jax.data.records import (
     unpack_record,
 )
 from lumina_jax.data.shards import open_shards, read_lengths
-from lumina_jax.experiment import ScenesSource
+from lumina_jax.data_config import ScenesSource
 from lumina_jax.unirep.image_tokens import find_images, parse_image
 from lumina_jax.vqgan.codec import abstract_vqgan
 

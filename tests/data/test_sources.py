@@ -20,7 +20,8 @@ from lumina_jax.data.sources import (
     records_digest,
 )
 from lumina_jax.data.stepwise import Rows
-from lumina_jax.experiment import DataConfig, Experiment, Stage, TrainConfig
+from lumina_jax.data_config import DataConfig
+from lumina_jax.experiment import Experiment, Stage, TrainConfig
 from lumina_jax.train.curriculum import Curriculum
 
 OURS = {"tokenizer": "t0", "vqgan": "v0"}

@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lumina_jax.data_config import DataConfig, RecordSource, ScenesSource
 from lumina_jax.evals import hooks
 from lumina_jax.evals.hooks import OnEval, make_on_eval, stage_size
 from lumina_jax.evals.scores import CHOOSING_SEED
-from lumina_jax.experiment import (
-    DataConfig,
-    Experiment,
-    RecordSource,
-    ScenesSource,
-    Stage,
-    TrainConfig,
-)
+from lumina_jax.experiment import Experiment, Stage, TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,8 @@ from lumina_jax.checkpoint import save_model
 from lumina_jax.config import GridConfig, ModelConfig, TransformerConfig, VQGANConfig
 from lumina_jax.data.records import make_record, pack_record
 from lumina_jax.data.shards import finish, shard_name, write_shard
-from lumina_jax.experiment import (
-    DataConfig,
-    Experiment,
-    OptimizerConfig,
-    RecordSource,
-    ScenesSource,
-    Stage,
-    TrainConfig,
-)
+from lumina_jax.data_config import DataConfig, RecordSource, ScenesSource
+from lumina_jax.experiment import Experiment, OptimizerConfig, Stage, TrainConfig
 from lumina_jax.unirep.conversation import conversation_ids
 from lumina_jax.unirep.image_tokens import image_sentence
 from lumina_jax.unirep.tasks import text_to_image

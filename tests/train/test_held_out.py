@@ -14,7 +14,8 @@ import pytest
 from lumina_jax.checkpoint import load_model
 from lumina_jax.data.pipeline import token_batches
 from lumina_jax.data.shards import finish, open_shards
-from lumina_jax.experiment import DataConfig, Experiment, MeshConfig, RecordSource, ScenesSource
+from lumina_jax.data_config import DataConfig, RecordSource, ScenesSource
+from lumina_jax.experiment import Experiment, MeshConfig
 from lumina_jax.model.chameleon import forward
 from lumina_jax.sharding import make_layout
 from lumina_jax.train.curriculum import Curriculum

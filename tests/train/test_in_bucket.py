@@ -16,7 +16,7 @@ import pytest
 from lumina_jax.checkpoint import digest, load_model
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.data.shards import INDEX, open_shards
-from lumina_jax.experiment import DataConfig, RecordSource
+from lumina_jax.data_config import DataConfig, RecordSource
 from lumina_jax.paths import BucketError, as_path, copy_folder
 from lumina_jax.train.checkpoints import TrainCheckpoints
 from lumina_jax.train.loop import train

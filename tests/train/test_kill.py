@@ -17,7 +17,8 @@ from lumina_jax.checkpoint import digest
 from lumina_jax.data.records import unpack_record
 from lumina_jax.data.shards import finish as write_index
 from lumina_jax.data.shards import open_shards
-from lumina_jax.experiment import DataConfig, Experiment, OptimizerConfig, RecordSource
+from lumina_jax.data_config import DataConfig, RecordSource
+from lumina_jax.experiment import Experiment, OptimizerConfig
 from lumina_jax.train.metrics import read_metrics
 from tests.train.processes import (
     QUICKLY,

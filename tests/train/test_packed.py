@@ -16,7 +16,8 @@ from lumina_jax.config import ModelConfig, TransformerConfig
 from lumina_jax.data.pipeline import rows_of_records
 from lumina_jax.data.records import Record, unpack_record
 from lumina_jax.data.shards import finish, open_shards
-from lumina_jax.experiment import DataConfig, Experiment, LossConfig, RecordSource, Stage
+from lumina_jax.data_config import DataConfig, RecordSource
+from lumina_jax.experiment import Experiment, LossConfig, Stage
 from lumina_jax.model.params import abstract_params
 from lumina_jax.train.loop import train
 from lumina_jax.train.metrics import read_metrics

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lumina_jax.experiment import DataConfig, RecordSource
+from lumina_jax.data_config import DataConfig, RecordSource
 from lumina_jax.train.workdir import claim_workdir
 
 

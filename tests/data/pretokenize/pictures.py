@@ -14,7 +14,7 @@ from PIL import Image
 
 from lumina_jax.data.images import draw_image
 from lumina_jax.data.pretokenize.image_loading import Fit, Loaded, load_examples
-from lumina_jax.experiment import ScenesSource
+from lumina_jax.data_config import ScenesSource
 
 SOURCE = ScenesSource("scenes", 128, 4)
 PHOTOGRAPHS = (
