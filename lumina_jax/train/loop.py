@@ -25,6 +25,7 @@ from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.held_out import HeldOut, check_apart, held_out_experiment
 from lumina_jax.train.metrics import KindMeans, draw_curve
 from lumina_jax.train.nonfinite import NonFiniteSteps, keep_where_finite
+from lumina_jax.train.placing import place_batch
 from lumina_jax.train.reporting import Batch, Report, say
 from lumina_jax.train.signals import stop_on_signals
 from lumina_jax.train.trainees import Trainee, make_trainee
@@ -269,8 +270,7 @@ class _Run:
             return False
 
     def _place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        place = jax.make_array_from_process_local_data
-        return {name: place(self.batch_sharding, rows) for name, rows in batch.items()}
+        return place_batch(batch, self.batch_sharding, self.trainee.rows)
 
 
 def _check_batches(experiment: Experiment, layout: Layout) -> None:
