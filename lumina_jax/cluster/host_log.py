@@ -47,7 +47,10 @@ class HostLog:
             [*command, str(orderly), "screen" if on_screen else "quiet"],
             stdin=printed,
             pass_fds=(orderly,),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            },
             start_new_session=True,  # Ctrl-C is the run's
         )
         _flush()

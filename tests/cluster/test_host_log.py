@@ -70,6 +70,7 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> No
     assert done.stderr.count("warning: ") == 1 and "by a child" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_log_in_a_bucket_is_whole_after_the_end(fake_gcs) -> None:
     for _ in range(2):
         run(f"{fake_gcs.url}/run", "sys.stdout.flush(); os._exit(3)", "quiet")
