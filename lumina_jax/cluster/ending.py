@@ -34,7 +34,7 @@ def ending_together(workdir: str | Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        line, code = _end_of(error)
+        line, code = end_of(error)
         say(line)
         log.close()
         if first:
@@ -66,8 +66,8 @@ def is_of_a_peer(error: BaseException | None) -> bool:
     return False
 
 
-def _end_of(error: BaseException) -> tuple[str, int]:
-    """(what is said of an error, exit code)."""
+def end_of(error: BaseException) -> tuple[str, int]:
+    """(what is said of an error, exit code); both are in docs/training.md."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if is_of_a_peer(error):

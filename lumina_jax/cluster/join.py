@@ -33,6 +33,10 @@ def join_cluster(
     found = find_cluster(mode, variables)
     if found is None:
         return False
+    if min(heartbeat_seconds, join_seconds) < 1:
+        raise ValueError(
+            f"--heartbeat-seconds {heartbeat_seconds}, --join-seconds {join_seconds}: want 1 or more of both"
+        )
     try:
         # without ids jax takes one device a process, also where it is the only one of its node
         devices = None if "JAX_LOCAL_DEVICE_IDS" in variables else local_devices(variables)
@@ -45,7 +49,9 @@ def join_cluster(
                 **options,
             )
     except jax.errors.JaxRuntimeError as error:
-        say(f"error: {found.name}: cannot join: {one_line(error)}; {AGAIN}")
+        say(
+            f"error: {found.name}: cannot join ({one_line(error)}); it ends with code {EXIT_CODE}; {AGAIN}"
+        )
         sys.exit(EXIT_CODE)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ValueError(

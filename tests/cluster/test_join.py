@@ -81,6 +81,14 @@ def test_two_join_and_the_first_says_so() -> None:
     assert "cluster:" not in second[2]
 
 
+@pytest.mark.parametrize("seconds", [(0, 300), (100, -1)])
+def test_seconds_that_are_none(seconds: tuple[int, int], monkeypatch) -> None:
+    for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
+        monkeypatch.setenv(f"JAX_{name}", "2")
+    with pytest.raises(ValueError, match="want 1 or more of both"):
+        join_cluster("auto", *seconds)
+
+
 def test_a_single_process_stays_single_and_says_nothing(monkeypatch, capsys) -> None:
     for name in ("JAX_COORDINATOR_ADDRESS", "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)

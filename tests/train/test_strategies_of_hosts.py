@@ -13,7 +13,7 @@ import pytest
 from lumina_jax.experiment import Experiment, MeshConfig
 from tests.train.processes import finish, losses, rows_of, start, start_cluster
 
-NUM_STEPS, DEVICES = 40, 4
+NUM_STEPS, DEVICES = 26, 4
 STEPS_OF_A_LIFE = 3  # and a few more, until all processes agree on where to stop
 STOP = f"""
 import os, signal
