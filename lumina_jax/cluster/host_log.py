@@ -122,10 +122,9 @@ class _File:
 
 def keep(file: Path, process: int, orderly: int, on_screen: bool) -> None:
     """The keeper: copy stdin to `file` until its writers are gone, then say so if they did not mean to go."""
+    # they are meant for the run, whose last words are wanted
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # they are meant for the run, whose last words are wanted
+        signal.signal(number, signal.SIG_IGN)
     log, tail = _File(file), b""
     while True:
         if not select.select([0], [], [], BUCKET_SECONDS)[0]:
