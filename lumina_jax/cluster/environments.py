@@ -1,5 +1,7 @@
 """Which cluster a process belongs to, told by its environment: one table. What jax does with it: docs/clusters.md."""
 
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple
 from lumina_jax.cli import Distributed
 
 BY_HAND = "set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or say --distributed no"
+METADATA_TRIES = 5  # alone, each host of a slice would wait for the others without end
 METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
 
 Variables = Mapping[str, str]
@@ -112,13 +115,21 @@ def find_cluster(mode: Distributed, variables: Variables) -> Environment | None:
 
 
 def _metadata(attribute: str, variables: Variables) -> str:
-    """What the metadata server of a Google Cloud machine says; "" where it says nothing."""
+    """What the metadata server of a Google Cloud machine knows, "" of what it does not; OSError where it is silent."""
     host = variables.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         METADATA.format(host, attribute), headers={"Metadata-Flavor": "Google"}
     )
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.read().decode()
-    except OSError:
-        return ""
+    for tries_left in reversed(range(METADATA_TRIES)):
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.read().decode()
+        except OSError as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code == 404:
+                return ""
+            if not tries_left:
+                raise OSError(
+                    f"{host}: the metadata server does not say how many hosts this TPU slice has ({error}); {BY_HAND}"
+                ) from error
+            time.sleep(1.0)
+    raise AssertionError("the last try returns or raises")

@@ -1,5 +1,9 @@
 """Clusters that are pretended by their variables: which is found, and what jax is told."""
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from lumina_jax.cluster import environments
@@ -39,7 +43,6 @@ FOUND = {
         "TPUs on GKE",
         2,
     ),
-    "a TPU VM": ({"TPU_ML_PLATFORM": "JAX"}, "Cloud TPU VMs", 6),
     "Kubernetes": (POD, "Kubernetes", None),
 }
 ALONE = {
@@ -58,11 +61,54 @@ METADATA = {
 }
 
 
+class Machine(BaseHTTPRequestHandler):
+    """The metadata server of a host of two in each of three slices; busy at the first question."""
+
+    busy = True
+
+    def do_GET(self) -> None:
+        """An attribute, 404 for one that it does not have."""
+        found = METADATA.get(self.path.split("/")[-1])
+        assert self.headers["Metadata-Flavor"] == "Google"
+        self.send_response(503 if Machine.busy else 404 if found is None else 200)
+        Machine.busy = False
+        self.end_headers()
+        self.wfile.write((found or "").encode())
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Machine) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every package is there, and a metadata server of two hosts in each of three slices."""
+    """Every package is there."""
     monkeypatch.setattr(environments, "find_spec", lambda name: name)
-    monkeypatch.setattr(environments, "_metadata", lambda name, _: METADATA[name])
+
+
+def test_a_tpu_vm_asks_its_metadata_server(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments.time, "sleep", lambda _: None)
+    variables = {"TPU_ML_PLATFORM": "JAX", "GCE_METADATA_IP": server}
+    Machine.busy = True
+    found = find_cluster("auto", variables)
+    assert found is not None and found.name == "Cloud TPU VMs"
+    assert found.processes(variables) == 6
+    assert found.processes({**variables, "MEGASCALE_NUM_SLICES": "1"}) == 2
+    with pytest.raises(OSError, match="127.0.0.1:1: the metadata server does not say"):
+        find_cluster("auto", {**variables, "GCE_METADATA_IP": "127.0.0.1:1"})
+
+
+def test_a_tpu_vm_of_its_own_stays_alone(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(METADATA, "tpu-env")
+    monkeypatch.setitem(METADATA, "worker-network-endpoints", "a:b:10.0.0.2")
+    assert find_cluster("auto", {"TPU_ML_PLATFORM": "JAX", "GCE_METADATA_IP": server}) is None
 
 
 @pytest.mark.parametrize("case", FOUND)
