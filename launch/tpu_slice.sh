@@ -12,7 +12,8 @@ if [ $# -lt 5 ]; then
 fi
 name=$1 type=$2 zone=$3 run_file=$4 workdir=$5
 shift 5
-options=$(printf ' %q' "$@")
+options=
+if [ $# -gt 0 ]; then options=$(printf ' %q' "$@"); fi
 case $type in
 v5litepod-*) image=v2-alpha-tpuv5-lite ;;
 v5p-*) image=v2-alpha-tpuv5 ;;
@@ -22,7 +23,6 @@ esac
 
 tpus() { gcloud compute tpus "$@" --zone "$zone" --quiet; }
 on_all() { tpus tpu-vm ssh "$name" --worker=all --command "$1"; }
-on_first() { tpus tpu-vm ssh "$name" --worker=0 --command "$1"; }
 state() { tpus queued-resources describe "$name" --format='value(state.state)' 2>/dev/null || echo NONE; }
 
 create() {
@@ -48,24 +48,44 @@ set_up() {
 
 # On every host, whether or not this terminal lives on; the run's log is $workdir/logs/, this file that of the supervisor.
 start() {
+  stop
   on_all "cd lumina_jax; rm -f ended; nohup setsid bash -c 'launch/supervise.sh .venv/bin/python train.py \
-$run_file --workdir $workdir$options; echo \$? > ended' > supervise.log 2>&1 < /dev/null &"
+$run_file --workdir $workdir$options & echo \$! > pid; wait \$!; echo \$? > ended' > supervise.log 2>&1 < /dev/null &"
 }
 
+stop() { on_all "! test -e lumina_jax/pid || kill -TERM \$(cat lumina_jax/pid) 2>/dev/null || true"; }
+
+# new, running, silent, or the highest code with which a host has ended.
+hosts() {
+  local said
+  said=$(on_all "if [ -e lumina_jax/ended ]; then cat lumina_jax/ended
+    elif [ -e lumina_jax/supervise.log ]; then echo running; else echo new; fi") || said=silent
+  { grep -Ex "[0-9]+" <<<"$said" | sort -n | tail -n 1 | grep .; } || sort <<<"$said" | grep -Ex -m 1 "new|running|silent"
+}
+
+begun=0
 while :; do
   case $(state) in
   NONE) create ;;
-  ACTIVE)
-    if ! on_first "test -e lumina_jax/supervise.log"; then # new machines
-      set_up
-      start
-    elif code=$(on_first "cat lumina_jax/ended 2>/dev/null"); then
-      echo "ended with code $code; logs: $workdir/logs" >&2
-      on_first "tail -n 5 lumina_jax/supervise.log" >&2
-      exit "$code"
-    fi
-    ;;
   SUSPENDED | FAILED) tpus queued-resources delete "$name" --force ;; # taken away
+  ACTIVE)
+    found=$(hosts || echo silent)
+    case $found in
+    running) begun=1 ;;
+    silent) ;;
+    *)
+      if [ "$found" = new ] || [ "$begun" = 0 ]; then # new machines, or a run that ended before
+        set_up
+        start
+        begun=1
+      else
+        echo "ended with code $found; logs: $workdir/logs" >&2
+        stop # hosts that wait for one that ended
+        exit "$found"
+      fi
+      ;;
+    esac
+    ;;
   esac
   sleep 60
 done
