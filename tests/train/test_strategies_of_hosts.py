@@ -13,7 +13,7 @@ import pytest
 from lumina_jax.experiment import Experiment, MeshConfig
 from tests.train.processes import finish, losses, rows_of, start, start_cluster
 
-NUM_STEPS, DEVICES = 26, 4
+NUM_STEPS, DEVICES = 24, 4
 STEPS_OF_A_LIFE = 3  # and a few more, until all processes agree on where to stop
 STOP = f"""
 import os, signal
@@ -41,10 +41,8 @@ class Life(NamedTuple):
 LIVES = (
     Life(2, "fsdp", (("fsdp", 4),), ((0, 1), (2, 3))),
     Life(4, "data_fsdp", (("data", 2), ("fsdp", 2)), ((0,), (1,), (2,), (3,))),
-    Life(1, "tensor", (("tensor", 4),), ((0,),)),
     Life(2, "fsdp_tensor", (("tensor", 2), ("fsdp", 2)), ((0, 1), (0, 1))),
     Life(4, "fsdp_tensor", (("fsdp", 2), ("tensor", 2)), ((0,), (0,), (1,), (1,))),
-    Life(2, "tensor", (("tensor", 4),), ((0,), (0,))),
 )
 
 
@@ -89,5 +87,4 @@ def test_processes_and_meshes_in_turn_equal_one_process(
     finish(start(single, chain), chain)
     found, expected = losses(chain), losses(whole)
     assert [step for step, _ in found] == list(range(1, NUM_STEPS + 1))
-    print(max(abs(a / b - 1) for (_, a), (_, b) in zip(found, expected, strict=True)))
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
