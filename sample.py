@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from lumina_jax.cli import parse_arguments, run_main
+from lumina_jax.cluster.join import join_cluster
 from lumina_jax.compile_cache import keep_compiled_programs
 from lumina_jax.config import SampleConfig
 
@@ -128,8 +129,6 @@ def load(options: Options) -> "Lumina":
 
 def paint_file(options: Options, prompts: Path) -> None:
     """Paint a prompt file. Ends with exit code 130 after Ctrl-C, when what is complete is written."""
-    import jax
-
     from lumina_jax.serving.image_folder import claim_folder
     from lumina_jax.serving.offline import paint_lines
     from lumina_jax.serving.prompt_file import KEYS, read_prompts
@@ -152,7 +151,7 @@ def paint_file(options: Options, prompts: Path) -> None:
         prompts, {key: given[key] for key in KEYS.keys() - {"prompt"} if key in given}
     )
     if options.distributed:
-        jax.distributed.initialize()
+        join_cluster("yes")
     else:
         claim_folder(options.out, options.resume)  # before the model is read
     model = load(options)

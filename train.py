@@ -1,4 +1,4 @@
-"""Train the transformer or the VQGAN of a run file; the same command resumes a run.
+"""Train the transformer or the VQGAN of a run file; the same command resumes a run, on every host of a cluster.
 
 python train.py configs/scenes_quick.py [--workdir DIR] [--init CHECKPOINT] [--train.seed 1 …]
 """
@@ -6,32 +6,33 @@ python train.py configs/scenes_quick.py [--workdir DIR] [--init CHECKPOINT] [--t
 import sys
 
 from lumina_jax.cli import describe, parse_run, run_main
+from lumina_jax.cluster.ending import ending_together
+from lumina_jax.cluster.join import join_cluster
 from lumina_jax.compile_cache import keep_compiled_programs
 
 
 def main() -> None:
-    """Parse, print the config, train."""
+    """Parse, join the cluster where there is one, print the config, train."""
     options, experiment = parse_run(sys.argv[1:])
     import jax
 
     if options.cpu_devices > 1:
         jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    if options.distributed:
-        jax.distributed.initialize()
-    else:
+    if not join_cluster(options.distributed, options.heartbeat_seconds, options.join_seconds):
         keep_compiled_programs()
-    if jax.process_index() == 0:
-        print(describe(experiment), flush=True)
-    from lumina_jax.evals.hooks import make_on_eval
-    from lumina_jax.train.loop import train
+    with ending_together(options.workdir):
+        if jax.process_index() == 0:
+            print(describe(experiment), flush=True)
+        from lumina_jax.evals.hooks import make_on_eval
+        from lumina_jax.train.loop import train
 
-    train(
-        experiment,
-        options.workdir,
-        init=options.init,
-        data_dir=options.data_dir,
-        on_eval=make_on_eval(experiment),
-    )
+        train(
+            experiment,
+            options.workdir,
+            init=options.init,
+            data_dir=options.data_dir,
+            on_eval=make_on_eval(experiment),
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""Flexible progressive fine-tuning of Chameleon-34B (arXiv 2408.02657, 2.2): fp_sft_7b.py without dropout.
 
     python train.py configs/fp_sft_34b.py --workdir runs/fp_sft_34b --init checkpoints/chameleon_34b \
-        --assets checkpoints/chameleon_34b --distributed
+        --assets checkpoints/chameleon_34b
 
 Source: the paper trains its 34B as its 7B, but for the dropout, of which the code's tables give "30B" none. Released is
 the 512 model alone, so the two later stages have nothing to be compared with. Records, bins and held-out pairs are

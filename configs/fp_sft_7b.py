@@ -1,7 +1,7 @@
 r"""Flexible progressive fine-tuning of Chameleon-7B (arXiv 2408.02657, 2.2): 512, 768, then 1024 px areas.
 
     python train.py configs/fp_sft_7b.py --workdir runs/fp_sft_7b --init checkpoints/chameleon_7b \
-        --assets checkpoints/chameleon_7b --distributed
+        --assets checkpoints/chameleon_7b
 
 `checkpoints/chameleon_7b` is Meta's release, told that its images are to be of any shape:
 

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from lumina_jax.experiment import Experiment
 from lumina_jax.paths import is_bucket_error, one_line, parse_path
 
 USAGE = "usage: python train.py RUN_FILE [--workdir DIR] [--init CHECKPOINT] [--field value …]"
+
+
+Distributed = Literal["auto", "yes", "no", "mpi4py"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,12 @@ class RunOptions:
     data_dir: Path | None = None  # drawn and tokenised data, shared by runs; default: workdir/data
     # on a machine without accelerator: split the processor, one device a core trains fastest
     cpu_devices: int = 1
-    distributed: bool = False  # join the other processes of a cluster (TPU pod, SLURM)
+    # join the other processes of a cluster: where the environment tells of several, always, never, or as MPI says
+    distributed: Distributed = "auto"
+    heartbeat_seconds: int = (
+        100  # a process of a cluster that is silent for so long is dead, which ends all
+    )
+    join_seconds: int = 300  # how long the processes of a cluster wait for each other at the start
 
 
 def run_main(function: Callable[[], Any]) -> None:
@@ -38,14 +46,18 @@ def run_main(function: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if isinstance(error, ValueError | OSError):
-            line = " ".join(str(error).splitlines())
-        elif is_bucket_error(error):
-            line = one_line(error)
-        else:
+        line = explain(error)
+        if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+def explain(error: BaseException) -> str | None:
+    """One line about a wrong input, or a disk or bucket that does not do what is asked; None for any other error."""
+    if isinstance(error, ValueError | OSError):
+        return " ".join(str(error).splitlines())
+    return one_line(error) if is_bucket_error(error) else None
 
 
 def _print_warning(message: Warning | str, *place: Any, **options: Any) -> None:

@@ -4,7 +4,7 @@ Grain supplies the index arithmetic: shuffled epochs, sources interleaved by wei
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Literal, NamedTuple
 
@@ -33,7 +33,7 @@ class RowPlan(NamedTuple):
     """The rows of every step of a stage."""
 
     # (step of the stage, row numbers) -> those rows, and the tokens of a row
-    at: Callable[[int, range], tuple[list[Row], int]]
+    at: Callable[[int, Sequence[int]], tuple[list[Row], int]]
     notes: list[str]  # what the reader of a log should know
 
 
@@ -83,7 +83,9 @@ def say(note: str) -> None:
     print(note, file=sys.stderr)
 
 
-def _rows(stage: Stage, mixed: grain.MapDataset, step: int, rows: range) -> tuple[list[Row], int]:
+def _rows(
+    stage: Stage, mixed: grain.MapDataset, step: int, rows: Sequence[int]
+) -> tuple[list[Row], int]:
     positions = [step * stage.batch_size + row for row in rows]
     units: list[_Unit] = [mixed[position] for position in positions]
     found = [Row(*unit, position) for unit, position in zip(units, positions, strict=True)]
@@ -95,7 +97,7 @@ def _bucketed(
     lengths: Mapping[str, np.ndarray],
     mixed: grain.MapDataset,
     step: int,
-    rows: range,
+    rows: Sequence[int],
 ) -> tuple[list[Row], int]:
     """Rows of one group; their width depends on the whole group, of which every host knows the lengths."""
     source, group = mixed[step]

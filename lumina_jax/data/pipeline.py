@@ -43,7 +43,7 @@ def token_batches(
 
     def stage_batches(index: int, stage: Stage) -> Callable[[int], Batch]:
         plan = plan_rows(stage, counts, lengths or {}, (seed, index), too_long, longest)
-        if rows.index == 0:
+        if 0 in rows.blocks:
             for note in plan.notes:
                 say(note)
         mine = rows.of(stage.batch_size)
@@ -157,7 +157,7 @@ def _fill_row(row: Batch, records: Sequence[Record], count: np.ndarray) -> None:
 def _batch(
     sources: Mapping[str, Any],
     plan: RowPlan,
-    mine: range,
+    mine: Sequence[int],
     drop: Callable[[Row, list[Record]], list[Record]],
     pad_id: int,
     step: int,

@@ -1,6 +1,6 @@
 """The VQGAN's batches, a pure function of (config, step): all images of a batch have one size."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ def _image_group(
     *,
     seed: int,
     stage_index: int,
-    rows: range,
+    rows: Sequence[int],
 ) -> Batch:
     """Batch number `group_step` of one group of equally large images."""
     images = []

@@ -37,19 +37,19 @@ class Curriculum(Protocol):
 
 
 class Rows(NamedTuple):
-    """The part of every batch that this process loads: rows [start, stop) of 0 … 1."""
+    """The part of every batch that this process loads: some of the `count` equal blocks that its rows are cut into."""
 
-    index: int = 0
+    blocks: tuple[int, ...] = (0,)
     count: int = 1
 
-    def of(self, batch_size: int) -> range:
-        """Row numbers of this process."""
+    def of(self, batch_size: int) -> list[int]:
+        """Row numbers of this process, block by block."""
         if batch_size % self.count:
             raise ValueError(
-                f"batch_size {batch_size} does not divide over {self.count} processes: use a multiple"
+                f"batch_size {batch_size} does not divide over {self.count} parts of the mesh: use a multiple"
             )
         share = batch_size // self.count
-        return range(self.index * share, (self.index + 1) * share)
+        return [row for block in self.blocks for row in range(block * share, (block + 1) * share)]
 
 
 def by_stage(

@@ -25,6 +25,7 @@ from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.held_out import HeldOut, check_apart, held_out_experiment
 from lumina_jax.train.metrics import KindMeans, draw_curve
 from lumina_jax.train.nonfinite import NonFiniteSteps
+from lumina_jax.train.placing import place_batch
 from lumina_jax.train.program import check_batches, train_program
 from lumina_jax.train.reporting import Batch, Report, say
 from lumina_jax.train.signals import stop_on_signals
@@ -258,8 +259,7 @@ class _Run:
             return False
 
     def _place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        place = jax.make_array_from_process_local_data
-        return {name: place(self.batch_sharding, rows) for name, rows in batch.items()}
+        return place_batch(batch, self.batch_sharding, self.trainee.rows)
 
 
 def _jit_for_one_call(function: Callable, **options: Any) -> Callable:

@@ -44,6 +44,7 @@ class Report:
         first = jax.process_index() == 0
         peak = peak_flops(jax.devices(), experiment.train.peak_tflops)
         self._flops = trainee.flops if peak else None
+        self._share = len(trainee.rows.blocks) / trainee.rows.count
         self._log = MetricsLog(workdir, start_step, active=first)
         self._progress = Progress(start_step, total_steps, self._every, first, peak)
         self._wandb = None
@@ -64,8 +65,8 @@ class Report:
         """
         metrics = jax.device_get(metrics)
         values = numbers(metrics)
-        # every process has as many rows as this one
-        flops = self._flops(batch) * jax.process_count() if self._flops else 0.0
+        # every process loads as many rows as this one, some the same
+        flops = self._flops(batch) / self._share if self._flops else 0.0
         speed = self._progress.update(step, values, flops)
         if not is_finite(values):
             self._nonfinite.add(step, values, batch)

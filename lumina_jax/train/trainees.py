@@ -19,10 +19,11 @@ from lumina_jax.data.stepwise import Rows
 from lumina_jax.data_config import RecordSource, ScenesSource
 from lumina_jax.dims import pick
 from lumina_jax.experiment import Experiment
-from lumina_jax.sharding import Layout, replicated
+from lumina_jax.sharding import Layout, batch_sharding, replicated
 from lumina_jax.train.curriculum import Curriculum
 from lumina_jax.train.flops import batch_flops
 from lumina_jax.train.optimizer import make_optimizer
+from lumina_jax.train.placing import process_rows
 from lumina_jax.train.program import transformer_steps
 from lumina_jax.train.trained_part import base_digest
 from lumina_jax.train.trainee_weights import like, weight_functions
@@ -48,6 +49,7 @@ class Trainee(NamedTuple):
     batches: Callable[
         [str | Path], Callable[[int], Batches]
     ]  # data folder -> first step -> batches
+    rows: Rows  # of every batch, those that this process loads
     released: Callable[[Any], Any]  # state -> the weights to release, as they are trained; pure
     release: Callable[[Any], dict[str, Any]]  # state -> the trees of a model checkpoint
     tokenizer: Any  # what a model checkpoint carries beside its trees
@@ -81,6 +83,7 @@ def _transformer(
     assets = _assets(experiment)
     vqgan, vocab = assets.params["vqgan"], assets.tokenizer.vocab
     made_with = _made_with(experiment.assets, assets.tokenizer)
+    rows = process_rows(batch_sharding(layout))
     codes = vocab.first_code_id, vocab.num_codes
     steps = transformer_steps(experiment, curriculum, layout, codes)
     base = base_digest(init_path) if steps.part.adapts else {}
@@ -89,7 +92,7 @@ def _transformer(
         return {source.name: folder_of(source, data_dir) for source in _used_sources(experiment)}
 
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
-        return batches_of(experiment, curriculum, folders_of(data_dir), vocab, _rows())
+        return batches_of(experiment, curriculum, folders_of(data_dir), vocab, rows)
 
     def folder_of(source: ScenesSource | RecordSource, data_dir: str | Path) -> str | Path:
         if isinstance(source, RecordSource):
@@ -105,6 +108,7 @@ def _transformer(
         shardings=steps.shardings,
         **weight_functions(experiment, assets, steps, layout),
         batches=batches,
+        rows=rows,
         tokenizer=assets.tokenizer,
         made_with={**made_with, **base, **_records_digests(experiment)},
         record_ids=lambda data_dir: record_ids_of(experiment, curriculum, folders_of(data_dir)),
@@ -117,6 +121,7 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
     model, train = experiment.model, experiment.train
     optimizer = make_optimizer(train.optimizer, curriculum.learning_rate)
     decay, workers = train.optimizer.ema_decay, experiment.data.num_workers
+    rows = process_rows(batch_sharding(layout))
 
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
         sources = {}
@@ -129,7 +134,7 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
             num_sizes = len(source_sizes(source, model.grid))
             sources[source.name] = PixelSource(open_shards(folder), num_sizes, source.crop_px)
         return lambda start: pixel_batches(
-            sources, curriculum, experiment.data.seed, start, _rows(), workers
+            sources, curriculum, experiment.data.seed, start, rows, workers
         )
 
     def with_weights(state: Any, weights: Any) -> Any:
@@ -147,6 +152,7 @@ def _vqgan(experiment: Experiment, curriculum: Curriculum, layout: Layout) -> Tr
         step=make_vqgan_step(model.vqgan, train.vqgan_loss, optimizer, ema_decay=decay),
         shardings=lambda state: jax.tree.map(lambda _: replicated(layout), state),
         batches=batches,
+        rows=rows,
         released=released_params,
         release=lambda state: {"vqgan": released_params(state)},
         tokenizer=_tokenizer_for(experiment),
@@ -158,10 +164,6 @@ def _built_once(build: Callable[[], Path]) -> Path:
     """A folder of data on storage that all processes of the cluster share, built by the first."""
     on_first_process(build)
     return build()
-
-
-def _rows() -> Rows:
-    return Rows(jax.process_index(), jax.process_count())
 
 
 def _records_digests(experiment: Experiment) -> dict[str, str]:

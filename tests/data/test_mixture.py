@@ -126,7 +126,7 @@ def test_layouts_resume_at_any_step_and_are_shared_out_by_hosts(small_tokenizer)
     assert len(whole) == 28
     for start in (2, 5, 8, 27):
         assert_same(batches(small_tokenizer, start=start), whole[start:])
-    parts = [batches(small_tokenizer, rows=Rows(index, 4)) for index in range(4)]
+    parts = [batches(small_tokenizer, rows=Rows((index,), 4)) for index in range(4)]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]}
         for step in zip(*parts, strict=True)

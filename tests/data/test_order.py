@@ -39,7 +39,7 @@ model = ModelConfig(TransformerConfig(1, 8, 1, 1, 8, 8, 64))
 run = Experiment("transformer", model, DataConfig(num_workers=int(workers)), TrainConfig(stages))
 vocab = Vocab(2048, 0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 8)
 folders = {name: f"{folder}/{name}" for name, _ in mixture}
-rows = Rows(jax.process_index(), jax.process_count())
+rows = Rows((jax.process_index(),), jax.process_count())
 found = {}
 for step, batch in enumerate(batches_of(run, Curriculum(stages), folders, vocab, rows)(int(start))):
     found |= {f"{step + int(start)}-{name}": array for name, array in batch.items()}

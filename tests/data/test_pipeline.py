@@ -61,7 +61,7 @@ def test_starting_at_a_step_gives_the_same_rest(small_tokenizer):
 
 def test_hosts_share_each_batch_out(small_tokenizer):
     whole = batches(small_tokenizer)
-    parts = [batches(small_tokenizer, rows=Rows(index, 2)) for index in range(2)]
+    parts = [batches(small_tokenizer, rows=Rows((index,), 2)) for index in range(2)]
     joined = [
         {name: np.concatenate([one[name], other[name]]) for name in one}
         for one, other in zip(*parts, strict=True)
@@ -103,8 +103,8 @@ def test_unknown_source_lists_the_choices(small_tokenizer):
 
 
 def test_batch_that_hosts_cannot_share_is_refused(small_tokenizer):
-    with pytest.raises(ValueError, match="batch_size 4 does not divide over 3 processes"):
-        batches(small_tokenizer, rows=Rows(0, 3))
+    with pytest.raises(ValueError, match="batch_size 4 does not divide over 3 parts of the mesh"):
+        batches(small_tokenizer, rows=Rows((0,), 3))
 
 
 def test_padding_is_masked():

@@ -48,7 +48,7 @@ def test_pixel_batches_resume_and_share_out():
     whole = list(pixel_batches(PICTURES, curriculum, 0))
     resumed = list(pixel_batches(PICTURES, curriculum, 0, start_step=5))
     assert len(resumed) == 6
-    parts = [list(pixel_batches(PICTURES, curriculum, 0, rows=Rows(i, 2))) for i in range(2)]
+    parts = [list(pixel_batches(PICTURES, curriculum, 0, rows=Rows((i,), 2))) for i in range(2)]
     joined = [np.concatenate([a["pixels"], b["pixels"]]) for a, b in zip(*parts, strict=True)]
     for found, batch in zip(
         [*joined, *(b["pixels"] for b in resumed)], [*whole, *whole[5:]], strict=True

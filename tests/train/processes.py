@@ -66,13 +66,15 @@ def start(
 
 
 def start_cluster(
-    experiment: Experiment, workdir: Path, count: int, devices: int = 4
+    experiment: Experiment, workdir: Path, count: int, devices: int = 4, first: str = ""
 ) -> list[subprocess.Popen]:
-    """`count` processes of one run."""
+    """`count` processes of one run; `first` as of `start`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [start(experiment, workdir, count, index, port, devices) for index in range(count)]
+    return [
+        start(experiment, workdir, count, index, port, devices, first) for index in range(count)
+    ]
 
 
 def finish(process: subprocess.Popen, workdir: Path) -> None:

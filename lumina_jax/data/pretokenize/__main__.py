@@ -40,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.run.distributed:
         import jax
 
+        from lumina_jax.cluster.join import join_cluster
+
         if not jax.distributed.is_initialized():
-            jax.distributed.initialize()
+            join_cluster("yes")
     else:
         from lumina_jax.compile_cache import keep_compiled_programs
 
