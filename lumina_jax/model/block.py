@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name as named
 
 from lumina_jax.config import TransformerConfig
-from lumina_jax.dims import Array
+from lumina_jax.dims import Array, pick
+from lumina_jax.model.remat import REMAT
 from lumina_jax.model.weights import weight
 from lumina_jax.ops.attention import attention, cached_attention
 from lumina_jax.ops.cache import Scatter, Slots, scatter, write
@@ -46,6 +48,7 @@ class Block(nn.Module):
     ) -> tuple[Array, LayerCache | None]:
         config = self.config
         swin = config.norm_placement == "swin"
+        x = named(x, "layer_input")
         attention_norm = RMSNorm(config, name="attention_norm")
         mlp_norm = RMSNorm(config, name="mlp_norm")
 
@@ -61,9 +64,9 @@ class Block(nn.Module):
         self, x: Array, context: Context, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
         config, layout = self.config, self.layout
-        query = product("BSD,DNH->BSNH", x, weight(self, "q", "D N H"))
-        key = product("BSD,DKH->BSKH", x, weight(self, "k", "D K H"))
-        value = product("BSD,DKH->BSKH", x, weight(self, "v", "D K H"))
+        query = named(product("BSD,DNH->BSNH", x, weight(self, "q", "D N H")), "query")
+        key = named(product("BSD,DKH->BSKH", x, weight(self, "k", "D K H")), "key")
+        value = named(product("BSD,DKH->BSKH", x, weight(self, "v", "D K H")), "value")
         query = constrain(query, "B S N H", layout)
         key, value = constrain(key, "B S K H", layout), constrain(value, "B S K H", layout)
         query = rotate(HeadNorm(config, name="q_norm")(query), context.angles)
@@ -77,13 +80,13 @@ class Block(nn.Module):
             mixed = cached_attention(query, *cache, start=context.start, seen=seen)
         else:
             mixed = attention(query, key, value, segment_ids=context.segment_ids)
-        return product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), cache
+        return named(product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), "out"), cache
 
     def _mlp(self, x: Array) -> Array:
-        gate = product("BSD,DF->BSF", x, weight(self, "gate", "D F"))
-        up = product("BSD,DF->BSF", x, weight(self, "up", "D F"))
+        gate = named(product("BSD,DF->BSF", x, weight(self, "gate", "D F")), "gate")
+        up = named(product("BSD,DF->BSF", x, weight(self, "up", "D F")), "up")
         inner = constrain(nn.silu(gate) * up, "B S F", self.layout)
-        return product("BSF,FD->BSD", inner, weight(self, "down", "F D"))
+        return named(product("BSF,FD->BSD", inner, weight(self, "down", "F D")), "down")
 
     def _drop(self, x: Array, key: Array | None, branch_index: Array) -> Array:
         rate = self.config.dropout
@@ -126,12 +129,11 @@ class HeadNorm(nn.Module):
 
 
 def rematerialised(config: TransformerConfig) -> Any:
-    """Block, or Block whose activations are recomputed going back: all ("full") or all but matmuls ("dots")."""
-    if config.remat == "none":
+    """Block, or Block whose activations are recomputed going back but for those that `config.remat` keeps."""
+    remat = pick(REMAT, config.remat, "remat")
+    if not remat.recompute:
         return Block
-    save_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    policy = save_dots if config.remat == "dots" else None
-    return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
+    return nn.remat(Block, policy=remat.policy, prevent_cse=not config.scan_layers)
 
 
 def scanned(config: TransformerConfig) -> Any:

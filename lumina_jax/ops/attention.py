@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lumina_jax.dims import Array, Bool, Float, Int, typed
 from lumina_jax.ops.quantize import QuantizedSlots
@@ -47,9 +48,11 @@ def attention(
         )
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     if segment_ids is not None and query.shape[1] > BLOCK:
-        return _attention_in_blocks(query, key, value, segment_ids)
-    mask = visible(query.shape[1], key.shape[2], None, segment_ids)
-    return masked_attention(query, key, value, mask)
+        mixed = _attention_in_blocks(query, key, value, segment_ids)
+    else:
+        mask = visible(query.shape[1], key.shape[2], None, segment_ids)
+        mixed = masked_attention(query, key, value, mask)
+    return checkpoint_name(mixed, "attention")
 
 
 @typed
