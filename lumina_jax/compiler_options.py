@@ -1,9 +1,9 @@
 """What XLA is told when it compiles a training step: one table by chip, of what hides collectives behind products.
 
 Sources: [M] MaxText's flag library (benchmarks/xla_flags_library.py, there in LIBTPU_INIT_ARGS), [J] JAX's GPU
-performance tips (docs.jax.dev, gpu_performance_tips), [T] NVIDIA's JAX-Toolbox. Given to `jax.jit(compiler_options=)` they
-hold for one program, not for the process. That compilers know each of them is tested; what each gains depends on the
-model and the machine: where it matters, measure without.
+performance tips (docs.jax.dev, gpu_performance_tips), [T] NVIDIA's JAX-Toolbox. Given to `jax.jit(compiler_options=)`
+they hold for one program, not for the process. That compilers know each of them is tested; what each gains depends on
+the model and the machine: where it matters, measure without.
 """
 
 from collections.abc import Iterable, Mapping
