@@ -49,6 +49,8 @@ class TransformerConfig:
     cache_dtype: str | None = (
         None  # of cached keys and values; int8 has scales; None: compute_dtype
     )
+    # of the layers' products in training, a row of ops.low_precision.RULES; "": compute_dtype
+    matmul_dtype: Literal["", "int8", "fp8"] = ""
     scan_layers: bool = False  # one compiled block over stacked weights: trains deep models
     remat: Remat = "none"  # what the backward pass recomputes and what it finds kept
 
@@ -70,6 +72,10 @@ class TransformerConfig:
             f"cache_dtype {self.cache_dtype!r}: None or one of {CACHE_DTYPES}",
         )
         require(0.0 <= self.dropout < 1.0, f"dropout {self.dropout} must lie in [0, 1)")
+        require(
+            self.matmul_dtype in ("", "int8", "fp8"),
+            f"matmul_dtype {self.matmul_dtype!r}: '', 'int8' or 'fp8'",
+        )
         require(self.remat in get_args(Remat), f"remat {self.remat!r}: one of {get_args(Remat)}")
 
 

@@ -41,6 +41,7 @@ LIBRARIES = {  # third-party modules that a room or module may import; one that 
     "unirep": {"numpy", "PIL", "sentencepiece", "tokenizers"},
     **dict.fromkeys(["ops", "sharding", "model", "vqgan", "sampling"], CORE),
     "ops.quantize": CORE | {"qwix"},  # when something is quantised, not before
+    "ops.low_precision": CORE | {"qwix"},  # the same
 }
 CORE_MODULES = ("train.step", "train.vqgan_step")  # these too, with everything that they import
 ENTRY_ONLY = {"tyro"}  # in cli.py and in files that can be run

@@ -13,6 +13,7 @@ from lumina_jax.model.remat import REMAT
 from lumina_jax.model.weights import weight
 from lumina_jax.ops.attention import attention, cached_attention
 from lumina_jax.ops.cache import Scatter, Slots, scatter, write
+from lumina_jax.ops.low_precision import LowPrecisionProduct
 from lumina_jax.ops.norms import head_norm, rms_norm
 from lumina_jax.ops.products import product
 from lumina_jax.ops.rope import Rotation, rotate
@@ -64,9 +65,9 @@ class Block(nn.Module):
         self, x: Array, context: Context, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
         config, layout = self.config, self.layout
-        query = named(product("BSD,DNH->BSNH", x, weight(self, "q", "D N H")), "query")
-        key = named(product("BSD,DKH->BSKH", x, weight(self, "k", "D K H")), "key")
-        value = named(product("BSD,DKH->BSKH", x, weight(self, "v", "D K H")), "value")
+        query = named(self._product("BSD,DNH->BSNH", x, weight(self, "q", "D N H")), "query")
+        key = named(self._product("BSD,DKH->BSKH", x, weight(self, "k", "D K H")), "key")
+        value = named(self._product("BSD,DKH->BSKH", x, weight(self, "v", "D K H")), "value")
         query = constrain(query, "B S N H", layout)
         key, value = constrain(key, "B S K H", layout), constrain(value, "B S K H", layout)
         query = rotate(HeadNorm(config, name="q_norm")(query), context.angles)
@@ -80,13 +81,20 @@ class Block(nn.Module):
             mixed = cached_attention(query, *cache, start=context.start, seen=seen)
         else:
             mixed = attention(query, key, value, segment_ids=context.segment_ids)
-        return named(product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), "out"), cache
+        return named(
+            self._product("BSNH,NHD->BSD", mixed, weight(self, "o", "N H D")), "out"
+        ), cache
 
     def _mlp(self, x: Array) -> Array:
-        gate = named(product("BSD,DF->BSF", x, weight(self, "gate", "D F")), "gate")
-        up = named(product("BSD,DF->BSF", x, weight(self, "up", "D F")), "up")
+        gate = named(self._product("BSD,DF->BSF", x, weight(self, "gate", "D F")), "gate")
+        up = named(self._product("BSD,DF->BSF", x, weight(self, "up", "D F")), "up")
         inner = constrain(nn.silu(gate) * up, "B S F", self.layout)
-        return named(product("BSF,FD->BSD", inner, weight(self, "down", "F D")), "down")
+        return named(self._product("BSF,FD->BSD", inner, weight(self, "down", "F D")), "down")
+
+    def _product(self, spec: str, x: Array, weight: Any) -> Array:
+        if not self.config.matmul_dtype:
+            return product(spec, x, weight)
+        return LowPrecisionProduct(self.config.matmul_dtype)(spec, x, weight)
 
     def _drop(self, x: Array, key: Array | None, branch_index: Array) -> Array:
         rate = self.config.dropout
