@@ -9,7 +9,7 @@ the model and the machine: where it matters, measure without.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-Value = bool | int | str
+Value = bool | str  # as jax.jit takes them; whole numbers as text
 
 
 class Option(NamedTuple):
@@ -94,7 +94,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "xla_tpu_scoped_vmem_limit_kib",
-        98304,
+        "98304",
         ("v6e",),
         "of 128 MiB of vector memory a fusion may use 96: larger tiles for dense layers [M]",
     ),
@@ -120,14 +120,16 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "xla_gpu_all_gather_combine_threshold_bytes",
-        128 * MIB,
+        str(128 * MIB),
         GPU,
         "few large messages: a layer's gathers together [T]",
     ),
-    Option("xla_gpu_all_reduce_combine_threshold_bytes", 128 * MIB, GPU, "the same for sums [T]"),
+    Option(
+        "xla_gpu_all_reduce_combine_threshold_bytes", str(128 * MIB), GPU, "the same for sums [T]"
+    ),
     Option(
         "xla_gpu_reduce_scatter_combine_threshold_bytes",
-        64 * MIB,
+        str(64 * MIB),
         GPU,
         "the same for gradients [T]",
     ),

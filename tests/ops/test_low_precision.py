@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,11 @@ CONFIG = TransformerConfig(
     num_kv_heads=4,
     head_size=8,
     mlp_width=64,
-    vocab_size=31,
+    vocab_size=32,
     scan_layers=True,
     remat="minimal",
 )
-IDS = jnp.asarray(np.random.default_rng(1).integers(0, 31, (4, 9)))
+IDS = jnp.asarray(np.random.default_rng(1).integers(0, 32, (4, 9)))
 LABELS = shift_labels(IDS)
 WEIGHTS = 7  # products with a weight in a layer
 PRODUCTS = 3 * (WEIGHTS + 2)  # of a layer forward and backward, with attention's two
@@ -150,6 +150,10 @@ def test_a_model_learns_as_in_float32(matmul_dtype: str, far: float):
     exact, found = losses(CONFIG), losses(replace(CONFIG, matmul_dtype=matmul_dtype))
     assert exact[-1] < 0.2 * exact[0]
     np.testing.assert_allclose(found, exact, rtol=0, atol=far * exact[0])
+
+
+def test_config_names_the_rows_of_the_table():
+    assert get_args(get_type_hints(TransformerConfig)["matmul_dtype"]) == ("", *RULES)
 
 
 def test_unknown_name_adapters_and_inference():
