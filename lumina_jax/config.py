@@ -5,10 +5,21 @@ numbers without a tag are this project's own choice for its small model.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 IMAGE_LAYOUTS = ("uni_rep", "chameleon")
 CACHE_DTYPES = ("float32", "bfloat16", "float16", "int8")
+Remat = Literal[  # the rows of model.remat.REMAT
+    "none",
+    "full",
+    "dots",
+    "save_qkv",
+    "save_attention",
+    "save_out_proj",
+    "minimal",
+    "offload_qkv",
+    "offload_projections",
+]
 
 
 def require(condition: bool, message: str) -> None:
@@ -38,8 +49,10 @@ class TransformerConfig:
     cache_dtype: str | None = (
         None  # of cached keys and values; int8 has scales; None: compute_dtype
     )
+    # of the layers' products in training, a row of ops.low_precision.RULES; "": compute_dtype
+    matmul_dtype: Literal["", "int8", "fp8"] = ""
     scan_layers: bool = False  # one compiled block over stacked weights: trains deep models
-    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes
+    remat: Remat = "none"  # what the backward pass recomputes and what it finds kept
 
     def __post_init__(self) -> None:
         require(
@@ -59,6 +72,11 @@ class TransformerConfig:
             f"cache_dtype {self.cache_dtype!r}: None or one of {CACHE_DTYPES}",
         )
         require(0.0 <= self.dropout < 1.0, f"dropout {self.dropout} must lie in [0, 1)")
+        require(
+            self.matmul_dtype in ("", "int8", "fp8"),
+            f"matmul_dtype {self.matmul_dtype!r}: '', 'int8' or 'fp8'",
+        )
+        require(self.remat in get_args(Remat), f"remat {self.remat!r}: one of {get_args(Remat)}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ PACKAGE = "lumina_jax"
 
 FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its folder has an entry of its own
     "dims chips config config_json paths pickle_tree",
-    "unirep data_config experiment",
+    "unirep data_config experiment compiler_options",
     "ops sharding checksums",
     "model vqgan",
     "orbax_io checkpoint model_writer image_files generated_image contact_sheet train.curriculum",
@@ -38,9 +38,11 @@ LIBRARIES = {  # third-party modules that a room or module may import; one that 
     "config_json": set(),
     "paths": {"etils", "fsspec", "tqdm"},
     "pickle_tree": set(),
+    "compiler_options": set(),
     "unirep": {"numpy", "PIL", "sentencepiece", "tokenizers"},
     **dict.fromkeys(["ops", "sharding", "model", "vqgan", "sampling"], CORE),
     "ops.quantize": CORE | {"qwix"},  # when something is quantised, not before
+    "ops.low_precision": CORE | {"qwix"},  # the same
 }
 CORE_MODULES = ("train.step", "train.vqgan_step")  # these too, with everything that they import
 ENTRY_ONLY = {"tyro"}  # in cli.py and in files that can be run

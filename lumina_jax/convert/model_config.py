@@ -50,7 +50,7 @@ def model_config(
     dtype = next(iter(opened.leaves.values())).dtype.name
     grid = GridConfig(patch_px=vqgan.patch_px, unit_px=2 * vqgan.patch_px)
     if noted is not None:
-        kept = ("dropout", "compute_dtype", "scan_layers", "remat")
+        kept = ("dropout", "compute_dtype", "matmul_dtype", "scan_layers", "remat")
         transformer = replace(transformer, **{n: getattr(noted.transformer, n) for n in kept})
         grid = noted.grid
     else:

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name as named
 
 from lumina_jax.config import TransformerConfig
-from lumina_jax.dims import Array
+from lumina_jax.dims import Array, pick
 from lumina_jax.model.linear import linear
+from lumina_jax.model.remat import REMAT
 from lumina_jax.model.sharded_attention import sharded_attention
 from lumina_jax.model.weights import weight
 from lumina_jax.ops.attention import cached_attention
@@ -47,6 +49,7 @@ class Block(nn.Module):
     ) -> tuple[Array, LayerCache | None]:
         config = self.config
         swin = config.norm_placement == "swin"
+        x = named(x, "layer_input")
         attention_norm = RMSNorm(config, self.layout, name="attention_norm")
         mlp_norm = RMSNorm(config, self.layout, name="mlp_norm")
 
@@ -62,9 +65,9 @@ class Block(nn.Module):
         self, x: Array, context: Context, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
         config, layout = self.config, self.layout
-        query = linear(self, "q", "D N H", "BSD,DNH->BSNH", x)
-        key = linear(self, "k", "D K H", "BSD,DKH->BSKH", x)
-        value = linear(self, "v", "D K H", "BSD,DKH->BSKH", x)
+        query = named(linear(self, "q", "D N H", "BSD,DNH->BSNH", x), "query")
+        key = named(linear(self, "k", "D K H", "BSD,DKH->BSKH", x), "key")
+        value = named(linear(self, "v", "D K H", "BSD,DKH->BSKH", x), "value")
         query = constrain(query, "B S N H", layout)
         key, value = constrain(key, "B S K H", layout), constrain(value, "B S K H", layout)
         query = rotate(HeadNorm(config, layout, name="q_norm")(query), context.angles)
@@ -78,13 +81,13 @@ class Block(nn.Module):
             mixed = cached_attention(query, *cache, start=context.start, seen=seen)
         else:
             mixed = sharded_attention(query, key, value, context.segment_ids, layout)
-        return linear(self, "o", "N H D", "BSNH,NHD->BSD", mixed), cache
+        return named(linear(self, "o", "N H D", "BSNH,NHD->BSD", mixed), "out"), cache
 
     def _mlp(self, x: Array) -> Array:
-        gate = linear(self, "gate", "D F", "BSD,DF->BSF", x)
-        up = linear(self, "up", "D F", "BSD,DF->BSF", x)
+        gate = named(linear(self, "gate", "D F", "BSD,DF->BSF", x), "gate")
+        up = named(linear(self, "up", "D F", "BSD,DF->BSF", x), "up")
         inner = constrain(nn.silu(gate) * up, "B S F", self.layout)
-        return linear(self, "down", "F D", "BSF,FD->BSD", inner)
+        return named(linear(self, "down", "F D", "BSF,FD->BSD", inner), "down")
 
     def _drop(self, x: Array, key: Array | None, branch_index: Array) -> Array:
         rate = self.config.dropout
@@ -129,12 +132,11 @@ class HeadNorm(nn.Module):
 
 
 def rematerialised(config: TransformerConfig) -> Any:
-    """Block, or Block whose activations are recomputed going back: all ("full") or all but matmuls ("dots")."""
-    if config.remat == "none":
+    """Block, or Block whose activations are recomputed going back but for those that `config.remat` keeps."""
+    remat = pick(REMAT, config.remat, "remat")
+    if not remat.recompute:
         return Block
-    save_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    policy = save_dots if config.remat == "dots" else None
-    return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
+    return nn.remat(Block, policy=remat.policy, prevent_cse=not config.scan_layers)
 
 
 def scanned(config: TransformerConfig) -> Any:

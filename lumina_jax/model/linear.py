@@ -12,8 +12,10 @@ import flax.linen as nn
 import jax
 from jax.sharding import PartitionSpec
 
+from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.model.weights import weight
+from lumina_jax.ops.low_precision import LowPrecisionProduct
 from lumina_jax.ops.products import StoredWeight, product
 from lumina_jax.sharding import Layout, gathered, letter_axes, letter_sharding
 
@@ -25,6 +27,11 @@ def linear(module: nn.Module, name: str, letters: str, spec: str, x: Array) -> A
     """
     found = weight(module, name, letters)
     layout: Layout | None = module.layout  # pyright: ignore[reportAttributeAccessIssue]
+    config: TransformerConfig = module.config  # pyright: ignore[reportAttributeAccessIssue]
+    if config.matmul_dtype:
+        if layout is not None and not isinstance(found, StoredWeight):
+            found = gathered(found.astype(x.dtype), letters, layout)
+        return LowPrecisionProduct(config.matmul_dtype)(spec, x, found)
     if isinstance(found, StoredWeight):
         if layout is not None and hasattr(found, "base"):
             base: Any = found

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lumina_jax.dims import Array, Bool, Float, Int, typed
 from lumina_jax.ops.quantize import QuantizedSlots
@@ -65,9 +66,11 @@ def attention(
         )
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     if query.shape[1] > BLOCK:
-        return _attention_in_blocks(query, key, value, start, segment_ids, key_segment_ids)
-    mask = visible_from(start, query.shape[1], key.shape[2], segment_ids, key_segment_ids)
-    return masked_attention(query, key, value, mask)
+        mixed = _attention_in_blocks(query, key, value, start, segment_ids, key_segment_ids)
+    else:
+        mask = visible_from(start, query.shape[1], key.shape[2], segment_ids, key_segment_ids)
+        mixed = masked_attention(query, key, value, mask)
+    return checkpoint_name(mixed, "attention")
 
 
 @typed

@@ -116,7 +116,7 @@ def draw_runs(network: Network, batch: Batch) -> Iterator[Array]:
 
 def inference_config(config: TransformerConfig) -> TransformerConfig:
     """The config without what only training needs."""
-    return replace(config, scan_layers=False, remat="none", dropout=0.0)
+    return replace(config, scan_layers=False, remat="none", dropout=0.0, matmul_dtype="")
 
 
 def padded_length(length: int) -> int:
