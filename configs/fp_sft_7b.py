@@ -89,7 +89,7 @@ def get_config() -> Experiment:
     train = TrainConfig(
         stages=stages,
         optimizer=OptimizerConfig("adamw"),  # betas 0.9, 0.95, weight decay 0.1, clip 4 [P, L]
-        loss=LossConfig(logits_chunk=512),
+        loss=LossConfig(logits_chunk=4096),
         mesh=MeshConfig("fsdp", (("fsdp", -1),)),
         zero_code_logits=True,  # [L]
         save_every=1000,  # [L]

@@ -58,7 +58,7 @@ def get_config() -> Experiment:
     train = TrainConfig(
         stages=(stage,),
         optimizer=OptimizerConfig("adamw", weight_decay=0.0),
-        loss=LossConfig(logits_chunk=512),
+        loss=LossConfig(logits_chunk=4096),
         accumulation=4,
         lora=LoraConfig(rank=16, alpha=32.0),
         save_every=500,

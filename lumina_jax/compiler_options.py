@@ -6,8 +6,10 @@ they hold for one program, not for the process. That compilers know each of them
 the model and the machine: where it matters, measure without.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from lumina_jax.chips import chip_of_kind
 
 Value = bool | str  # as jax.jit takes them; whole numbers as text
 
@@ -21,14 +23,6 @@ class Option(NamedTuple):
     reason: str
 
 
-# How JAX names the devices (the beginning of `device_kind`; the longest that fits counts) of each generation.
-TPU_KINDS: Mapping[str, str] = {
-    "TPU v4": "v4",
-    "TPU v5 lite": "v5e",
-    "TPU v5e": "v5e",
-    "TPU v5": "v5p",
-    "TPU v6": "v6e",
-}
 TPUS = ("v4", "v5e", "v5p", "v6e")
 MEGACORE = ("v4", "v5p")  # two cores that act as one device
 GPU = ("gpu",)
@@ -46,6 +40,22 @@ OPTIONS: tuple[Option, ...] = (
         True,
         ("v5e",),
         "the gathering of FSDP's weights too [M]; libtpu refuses it for other generations",
+    ),
+    Option(
+        "xla_enable_async_all_reduce", True, ("v5e",), "sums of gradients start early, end late [M]"
+    ),
+    Option(
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce",
+        True,
+        ("v5e",),
+        "and run inside the fusions of products beside them [M]",
+    ),
+    Option(
+        "xla_jf_crs_combiner_threshold_count",
+        "1",
+        ("v5e",),
+        "each by itself: combined ones end with the last gradient, when no product is left to hide them (seen in "
+        "programs compiled ahead of time, docs/benchmarks.md)",
     ),
     Option(
         "xla_tpu_enable_async_collective_fusion_multiple_steps",
@@ -146,19 +156,9 @@ def compiler_options(devices: Iterable[Any]) -> dict[str, Value] | None:
     """
     device = next(iter(getattr(devices, "flat", devices)))
     if device.platform == "tpu":
-        chips = (chip_of(device.device_kind),)
-        chips = TPUS if chips == (None,) else chips
+        chip = chip_of_kind(device.device_kind)
+        chips = TPUS if chip is None or chip.name not in TPUS else (chip.name,)
     else:
         chips = ("gpu",) if device.platform in ("gpu", "cuda", "rocm") else ("none",)
     found = {row.name: row.value for row in OPTIONS if {*chips} <= {*row.chips}}
     return found or None
-
-
-def chip_of(device_kind: str) -> str | None:
-    """The generation of a TPU, None where TPU_KINDS doesn't name it.
-
-    >>> chip_of("TPU v5 lite"), chip_of("TPU v5"), chip_of("TPU7x")
-    ('v5e', 'v5p', None)
-    """
-    fitting = [kind for kind in TPU_KINDS if device_kind.startswith(kind)]
-    return TPU_KINDS[max(fitting, key=len)] if fitting else None

@@ -80,7 +80,8 @@ class LossConfig:
     z_loss: float = 1e-5  # times mean logsumexp^2 over predicted positions [P]
     # share of samples reduced to their image alone, for guidance [P App. F]
     context_dropout: float = 0.1
-    # positions whose logits are held at once, recomputed going back; 0: all (and accuracy)
+    # entries of the vocabulary (of each part that a mesh splits it into) whose logits are held at once, recomputed
+    # going back; 0: all (and accuracy)
     logits_chunk: int = 0
 
 
@@ -229,7 +230,7 @@ class Experiment:
             require(
                 gib < MAX_LOGITS_GIB or train.loss.logits_chunk > 0,
                 f"logits of {rows} x {stage.max_tokens} tokens are {gib:.1f} GiB; "
-                "set train.loss.logits_chunk, such as 512",
+                "set train.loss.logits_chunk, such as 4096",
             )
 
     def _check_eval_source(self) -> None:

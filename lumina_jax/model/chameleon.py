@@ -3,16 +3,18 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array, Float, Int, typed
 from lumina_jax.model.block import Context, LayerCache, RMSNorm, rematerialised, scanned
-from lumina_jax.model.weights import layer_name, weight
+from lumina_jax.model.weights import ByRow, layer_name, weight
 from lumina_jax.ops.cache import Cache, Scatter
 from lumina_jax.ops.products import product, rows
 from lumina_jax.ops.rope import rotation
-from lumina_jax.sharding import Layout, all_tokens, constrain
+from lumina_jax.sharding import Layout, all_tokens, constrain, letter_axes
 
 
 @typed
@@ -72,6 +74,8 @@ def hidden_states(
     if cache is not None and segment_ids is not None:
         raise ValueError("a cache holds one sequence a row: drop segment_ids or the cache")
     body = {name: leaf for name, leaf in params.items() if name != "head"}
+    if layout is not None and config.scan_layers:
+        body["layers"] = by_row(body["layers"], ids.shape[0], layout)
     result: Any = Chameleon(config, layout).apply(
         {"params": body}, ids, positions, cache, segment_ids, dropout_key, scatter
     )
@@ -92,6 +96,25 @@ def logits_from_hidden(
         table = rows(table, *head_slice)
     logits = product("BSD,VD->BSV", hidden, table, jnp.float32)
     return constrain(logits, "B S V", layout) if head_slice is None else logits
+
+
+def by_row(layers: Any, num_rows: int, layout: Layout) -> Any:
+    """Stacked layers whose norms have a copy for every row of the batch (`weights.ByRow`).
+
+    So a device sums their gradients over its rows layer by layer, and over devices once, after all layers: no layer
+    waits for small messages, neither to gather them nor to sum them.
+    """
+    axes = letter_axes("B", layout) or None
+
+    def copies(scale: Array) -> ByRow:
+        spread = jnp.broadcast_to(scale[:, None, None], (len(scale), num_rows, 1, *scale.shape[1:]))
+        place = NamedSharding(layout.mesh, PartitionSpec(None, axes))
+        return ByRow(jax.lax.with_sharding_constraint(spread, place))
+
+    return {
+        name: jax.tree.map(copies, leaf) if name.endswith("_norm") else leaf
+        for name, leaf in layers.items()
+    }
 
 
 class Chameleon(nn.Module):

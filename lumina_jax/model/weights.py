@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
+from lumina_jax.dims import Array
 from lumina_jax.ops.products import StoredWeight
 
 # Which axes of a matrix the forward pass sums over, by its letters; a table of a row a token ("V D") is the head.
@@ -20,6 +24,14 @@ CONTRACTED: Mapping[str, tuple[int, ...]] = {
     "V D": (1,),
 }
 EMBEDDING_STD = 0.02  # of both tables, as in Chameleon's configuration (initializer_range)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["copies"], meta_fields=[])
+@dataclass(frozen=True)
+class ByRow:
+    """A scale or bias with a copy for every row of the batch, in the place of its array (`chameleon.by_row`)."""
+
+    copies: Array  # [B, 1, …], of stacked layers [L, B, 1, …]
 
 
 def letter_sizes(config: TransformerConfig) -> dict[str, int]:
@@ -42,8 +54,11 @@ def weight(module: nn.Module, name: str, letters: str) -> Any:
     at one, biases at zero, tables at EMBEDDING_STD, matrices at 1/sqrt(inputs). A stored form in the place of the
     array (`ops.products.StoredWeight`) is returned as it is.
     """
-    if isinstance(stored := module.get_variable("params", name), StoredWeight):
+    stored = module.get_variable("params", name)
+    if isinstance(stored, StoredWeight):
         return stored
+    if isinstance(stored, ByRow):
+        return stored.copies
     config: TransformerConfig = module.config  # pyright: ignore[reportAttributeAccessIssue]
     names = tuple(letters.split())
     shape = tuple(letter_sizes(config)[letter] for letter in names)

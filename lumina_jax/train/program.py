@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lumina_jax.data.pipeline import rows_of_records
+from lumina_jax.compiler_options import compiler_options
 from lumina_jax.experiment import Experiment, Stage
 from lumina_jax.model.params import init_params
 from lumina_jax.sharding import Layout, batch_sharding, batch_ways, letter_ways, replicated
@@ -80,6 +81,7 @@ def train_program(
         in_shardings=(places, batch_sharding(layout)),
         out_shardings=(places, replicated(layout)),
         donate_argnums=0,
+        compiler_options=compiler_options(layout.mesh.devices),
     )
     return TrainProgram(jitted, jax.tree.map(_placed, abstract, places), init)
 
