@@ -21,7 +21,8 @@ class Strategy:
 
     `weights` is how they are stored, gradients and moments alike; `gathered` how a product reads them. The embedding
     has a row of its own: each device keeps some columns of all its rows, looks up those of all tokens, and the devices
-    exchange them, so that neither the table nor its gradient is ever whole anywhere.
+    exchange them, so that neither the table nor its gradient is ever whole anywhere; axes of the batch come last there,
+    so that the exchange along them leaves whole columns for that along the others (`arrays.own_tokens`).
     """
 
     batch: tuple[str, ...]  # mesh axes that split B
@@ -50,7 +51,7 @@ def _strategy(
     split = {"N": tensor, "K": tensor, "F": tensor, "V": tensor}
     whole = {"L": None, "H": None, "R": None, "A": None}
     stored = (*as_tuple(fsdp), *as_tuple(sequence)) or None
-    columns = (*as_tuple(stored), *as_tuple(tensor)) or None
+    columns = (*as_tuple(sequence), *as_tuple(tensor), *as_tuple(fsdp)) or None
     return Strategy(
         batch=batch,
         weights={**split, **whole, "D": stored},
