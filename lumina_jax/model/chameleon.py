@@ -101,8 +101,8 @@ def logits_from_hidden(
 def by_row(layers: Any, num_rows: int, layout: Layout) -> Any:
     """Stacked layers whose norms have a copy for every row of the batch (`weights.ByRow`).
 
-    So a device sums their gradients over its rows layer by layer, and over devices once, after all layers: no layer
-    waits for small messages, neither to gather them nor to sum them.
+    So a device sums their gradients over its rows layer by layer, and over the devices of other rows once, after all
+    layers: no layer waits for small messages, but those between parts of a split sequence.
     """
     axes = letter_axes("B", layout) or None
 

@@ -18,7 +18,7 @@ from lumina_jax.ops.losses import (
     token_losses,
     token_losses_from_hidden,
 )
-from lumina_jax.sharding import Layout, constrain, gathered, letter_ways, place_rows
+from lumina_jax.sharding import Layout, constrain, gathered, letter_ways
 from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 Batch = Mapping[str, Any]
@@ -155,7 +155,7 @@ def accumulated(
     }
 
     def part_of(index: Any) -> tuple[Any, Metrics]:
-        part = {name: place_rows(rows[index], layout) for name, rows in parts.items()}
+        part = {name: constrain(rows[index], "B S", layout) for name, rows in parts.items()}
         return gradient_of(part, jax.random.fold_in(key, index))
 
     kinds = jax.eval_shape(part_of, 0)
