@@ -10,7 +10,7 @@ those of fp_sft_7b.py: both releases of Meta have one tokenizer and one VQGAN.
     python -m lumina_jax.convert models/30b checkpoints/chameleon_34b --image-layout uni_rep
 
 Hardware: 64 accelerators of 80 GB, or 32 of 141 GB: masters, moments and gradients in float32 are 549 GB, split over
-every device. Plans and projections: docs/benchmarks.md; of other machines: `python -m lumina_jax.plan` (docs/planning.md).
+every device. Plans and projections: docs/benchmarks.md, and `python -m lumina_jax.plan` for machines that aren't there.
 Disk: a checkpoint has 412 GB; the last two are kept, and one of every 5,000 steps.
 Expected: as with the 7B, a loss that falls within hours in the first stage and starts higher in each later one.
 """

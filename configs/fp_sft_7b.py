@@ -24,14 +24,14 @@ original's 256 records a step: 0.3, 0.6 and 1.06 million tokens. Records of othe
 of a run says how full they are, and which would be fuller.
 
 Hardware: 32 accelerators of 80 GB, as many as the paper's; the mesh takes every device, and rows have to divide over
-them. What a machine has room for, how long it takes and what it sends is for `lumina_jax.plan` to say (docs/planning.md;
-docs/benchmarks.md has plans and projections of this file):
+them. What a machine has room for, how long it takes and what it sends is told by `lumina_jax.plan` (docs/planning.md);
+docs/benchmarks.md has plans and projections of this file:
 
     python -m lumina_jax.plan configs/fp_sft_7b.py --topology a100:4x8 --no-compile
 
 On more chips than a stage has rows raise its `batch-size`, or split its sequences: `--train.mesh.strategy fsdp_sequence
---train.mesh.axes fsdp 64 sequence 4`. On fewer, `--train.accumulation 4`. On several slices `--train.mesh.strategy data_fsdp
---train.mesh.axes data 2 fsdp -1`.
+--train.mesh.axes fsdp 64 sequence 4`. On fewer, `--train.accumulation 4`. On several slices: `--train.mesh.strategy
+data_fsdp --train.mesh.axes data 2 fsdp -1`.
 Disk: a checkpoint has 84 GB; the last two are kept, and one of every 5,000 steps.
 
 Optimiser, losses, dropout, batch, rate and warm-up are the original's; how long its stages were is not published, the
