@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lumina_jax.data.pipeline import rows_of_records
 from lumina_jax.compiler_options import compiler_options
+from lumina_jax.data.pipeline import rows_of_records
 from lumina_jax.experiment import Experiment, Stage
 from lumina_jax.model.params import init_params
 from lumina_jax.sharding import Layout, batch_sharding, batch_ways, letter_ways, replicated

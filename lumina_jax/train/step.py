@@ -112,7 +112,12 @@ def make_train_step(
 
 
 def _losses(
-    weights: Any, model: ModelConfig, hidden: Array, labels: Array, chunk: int, layout: Layout | None
+    weights: Any,
+    model: ModelConfig,
+    hidden: Array,
+    labels: Array,
+    chunk: int,
+    layout: Layout | None,
 ) -> tuple[TokenLosses, Metrics]:
     """Losses by token, by `chunk` entries of the vocabulary or, with 0, at once; then the sum "right" too."""
     if chunk:

@@ -156,7 +156,9 @@ def test_adapters_and_low_precision_on_a_mesh_equal_one_device(strategy: str, ki
     config = CONFIG if kind == "adapters" else replace(CONFIG, matmul_dtype="int8")
     layout = layout_of(strategy)
     found, wanted = (run_model(config, place, kind == "adapters") for place in (layout, None))
-    tolerance = 1e-5 if kind == "adapters" else 2e-2  # a sum that rounds otherwise moves whole steps
+    tolerance = (
+        1e-5 if kind == "adapters" else 2e-2
+    )  # a sum that rounds otherwise moves whole steps
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         scale = float(np.abs(other).max())
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * scale)

@@ -50,8 +50,12 @@ def test_embedding_is_looked_up_where_it_lies(mesh: str):
     layout, table = layout_of(mesh), draw()["embed"]["table"]
     places = param_shardings(abstract_params(CONFIG), param_letters(CONFIG), layout)
     place = places["embed"]["table"]
-    wanted = jax.jit(jax.value_and_grad(looked_up, has_aux=True), static_argnums=2)(table, IDS, None)
-    step = jax.jit(jax.value_and_grad(looked_up, has_aux=True), static_argnums=2, out_shardings=None)
+    wanted = jax.jit(jax.value_and_grad(looked_up, has_aux=True), static_argnums=2)(
+        table, IDS, None
+    )
+    step = jax.jit(
+        jax.value_and_grad(looked_up, has_aux=True), static_argnums=2, out_shardings=None
+    )
     given = jax.device_put(table, place), jax.device_put(IDS, batch_sharding(layout))
     found = step(*given, layout)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
@@ -61,7 +65,9 @@ def test_embedding_is_looked_up_where_it_lies(mesh: str):
     assert {each.kind for each in sent} >= {"all-to-all", "all-gather"}  # that of ids
     pieces = found[1].addressable_shards[0].data.nbytes
     for each in sent:  # copies of the table sum a device's piece of the gradient
-        largest = pieces if each.kind == "all-reduce" else found[0][1].nbytes // letter_ways("B", layout)
+        largest = (
+            pieces if each.kind == "all-reduce" else found[0][1].nbytes // letter_ways("B", layout)
+        )
         assert each.result_bytes <= largest, each
 
 
@@ -81,7 +87,9 @@ def gradient(layout: Layout | None) -> Any:
     return jax.jit(jax.grad(value), **options), (params, ids)
 
 
-@pytest.mark.parametrize("mesh", [pytest.param(m, marks=() if m == "fsdp=8" else SLOW) for m in MESHES])
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(m, marks=() if m == "fsdp=8" else SLOW) for m in MESHES]
+)
 def test_norms_gradients_are_summed_over_devices_once_after_all_layers(mesh: str):
     """Inside the loops over layers only matrices and activations are sent; gradients are those of one device."""
     step, given = gradient(layout_of(mesh))

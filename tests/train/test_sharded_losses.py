@@ -30,7 +30,9 @@ def draw(vocab_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def weighted(losses: Any) -> jax.Array:
     """A number in which every token's losses have a weight of their own."""
     weight = 1 + jnp.arange(B * S).reshape(B, S) / 7
-    return jnp.sum(weight * losses.cross_entropy) + 0.1 * jnp.sum(weight * losses.squared_normaliser)
+    return jnp.sum(weight * losses.cross_entropy) + 0.1 * jnp.sum(
+        weight * losses.squared_normaliser
+    )
 
 
 def whole(hidden: Any, head: Any, labels: Any) -> Any:
@@ -38,7 +40,9 @@ def whole(hidden: Any, head: Any, labels: Any) -> Any:
     return weighted(losses), losses
 
 
-def in_chunks(chunk: int, layout: Layout | None, split: int, hidden: Any, head: Any, labels: Any) -> Any:
+def in_chunks(
+    chunk: int, layout: Layout | None, split: int, hidden: Any, head: Any, labels: Any
+) -> Any:
     place = {} if layout is None else {"place": partial(_place, layout=layout)}
     losses = token_losses_from_hidden(hidden, head, labels, chunk, split=split, **place)
     return weighted(losses), losses
