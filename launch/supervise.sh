@@ -10,7 +10,7 @@
 set -u
 restarts=${RESTARTS:-100000} tries=${TRIES:-5} pause=${PAUSE:-60} # of seconds, before it is started again
 stopping=0 child=
-python= workdir= before= # of the command: what stands before train.py, and where the run is
+python='' workdir='' before='' # of the command: what stands before train.py, and where the run is
 for word in "$@"; do
   case $before in *train.py) workdir=runs/$(basename "$word" .py) ;; --workdir) workdir=$word ;; esac
   case $word in *train.py) python=$before ;; --workdir=*) workdir=${word#*=} ;; esac
