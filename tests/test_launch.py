@@ -48,8 +48,9 @@ def launches(text: str) -> list[tuple[int, list[str]]]:
     for line in re.sub(r"\\\n#?", " ", text).splitlines():
         slices = re.search(r"launch/tpu_slice\.sh \S+ v(5litepod|6e)-(\d+) \S+ (configs/.*)", line)
         slurm = re.search(r"sbatch launch/slurm_a100\.sbatch (configs/.*)", line)
-        if slices or slurm:
-            chips, rest = (int(slices[2]), slices[3]) if slices else (gpus_of_slurm(), slurm[1])
+        rest = slices[3] if slices else slurm[1] if slurm else None
+        if rest is not None:
+            chips = int(slices[2]) if slices else gpus_of_slurm()
             run_file, workdir, *options = shlex.split(rest.split("[")[0])
             found.append((chips, [run_file, "--workdir", workdir, *options]))
     return found

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from lumina_jax.checkpoint import digest
+from lumina_jax.cluster import ending
 from lumina_jax.cluster.ending import end_of, ending_together
 from lumina_jax.cluster.host_log import AGAIN, PEER_DIED
 from lumina_jax.experiment import Experiment
@@ -87,6 +88,23 @@ def test_a_single_process_raises_as_ever(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wrong"), ending_together(tmp_path):
         raise ValueError("wrong")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_host_that_cannot_make_its_log_ends_at_once(tmp_path: Path, monkeypatch, capsys) -> None:
+    class Ended(BaseException):
+        """In place of the process."""
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(ending.os, "_exit", end)
+    monkeypatch.setattr(ending.time, "sleep", lambda _: None)
+    (tmp_path / "logs").touch()
+    with pytest.raises(Ended, match="2"), ending_together(tmp_path):
+        pytest.fail("it went on")
+    assert f"error: [Errno 17] File exists: '{tmp_path / 'logs'}'" in capsys.readouterr().err
 
 
 @pytest.mark.multihost
