@@ -9,12 +9,8 @@ those of fp_sft_7b.py: both releases of Meta have one tokenizer and one VQGAN.
 
     python -m lumina_jax.convert models/30b checkpoints/chameleon_34b --image-layout uni_rep
 
-Hardware: 64 accelerators of 80 GB, or 32 of 141 GB. A projection, counted as in fp_sft_7b.py, in GB: masters, moments
-and gradients in float32 are 549, split over every device. A bin of 4608, 9600 or 8320 tokens takes 2.0, 4.5 or 3.9
-for attention (compiled for a CPU), 2.8, 5.8 or 5.0 for the rest of a layer, 3.6, 7.5 or 6.5 for inputs kept and 0.4 for
-logits: 9, 18 or 16. With one bin at 512 and 768 and two at 1024 a device of 64 holds 40, one of 32 twice that.
-Time (a projection, not measured): one pass over 10M pairs is 22 billion tokens, 4.6e21 FLOP. On 64 H100, as counted
-there, products with weights take 52 hours, those of attention 12, its scores 27: four days.
+Hardware: 64 accelerators of 80 GB, or 32 of 141 GB: masters, moments and gradients in float32 are 549 GB, split over
+every device. Plans and projections: docs/benchmarks.md, and `python -m lumina_jax.plan` for machines that aren't there.
 Disk: a checkpoint has 412 GB; the last two are kept, and one of every 5,000 steps.
 Expected: as with the 7B, a loss that falls within hours in the first stage and starts higher in each later one.
 """

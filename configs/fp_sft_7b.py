@@ -23,20 +23,15 @@ mean: bins of 4608, 9600 and 8320 tokens hold 4, 4 and 2 of them and are 98 % fu
 original's 256 records a step: 0.3, 0.6 and 1.06 million tokens. Records of other lengths want other bins; the start
 of a run says how full they are, and which would be fuller.
 
-Hardware: 32 accelerators of 80 GB, as many as the paper's; the mesh takes every device. A projection, counted and not
-measured but for attention, compiled for a CPU, in GB a bin of 4608, 9600 and 8320 tokens:
+Hardware: 32 accelerators of 80 GB, as many as the paper's; the mesh takes every device, and rows have to divide over
+them. What a machine has room for, how long it takes and what it sends is told by `lumina_jax.plan` (docs/planning.md);
+docs/benchmarks.md has plans and projections of this file:
 
-    attention with segments, going back through a layer           1.2    2.6    2.3
-    the rest of a layer recomputed, 300 kB a token                1.4    2.9    2.5
-    inputs of 32 layers kept for going back, bfloat16             1.2    2.5    2.2
-    logits of a chunk and their gradient, float32, three times    0.4    0.4    0.4
-    together                                                      4.2    8.4    7.4
-    bins a device, and 3.5 of masters, moments and gradients     2: 12  2: 20  4: 33
+    python -m lumina_jax.plan configs/fp_sft_7b.py --topology a100:4x8 --no-compile
 
-8 accelerators do with `--train.accumulation 4`: 14 of masters, moments and gradients, 3.5 of their sum, 4 bins: 47.
-Time (a projection, not measured): one pass over 10M pairs is 22 billion tokens and 9.4e20 FLOP. On 32 H100, what is
-computed twice included, products with weights at half of 989 TFLOP/s take 21 hours, those of attention in whole bins 8,
-its scores, which go through memory about ten times, 18: two days. The paper's run took 32 A100 for seven.
+On more chips than a stage has rows raise its `batch-size`, or split its sequences: `--train.mesh.strategy fsdp_sequence
+--train.mesh.axes fsdp 64 sequence 4`. On fewer, `--train.accumulation 4`. On several slices: `--train.mesh.strategy
+data_fsdp --train.mesh.axes data 2 fsdp -1`.
 Disk: a checkpoint has 84 GB; the last two are kept, and one of every 5,000 steps.
 
 Optimiser, losses, dropout, batch, rate and warm-up are the original's; how long its stages were is not published, the

@@ -19,8 +19,8 @@ Hardware: one accelerator of 80 GB. A projection, counted and not measured, in G
     two moments of AdamW, and the sum of the micro-batches                            0.8
     inputs of 32 layers kept for going back: 4 rows x 1536 tokens x 4096, bfloat16    1.6
     one layer recomputed: 4 x 1536 x about 100,000 numbers, half of them float32      1.9
-    logits of a chunk and their gradient: 4 x 512 x 65,536, float32, three times      1.6
-    together while training                                                            20
+    logits of a chunk and their gradient: 4 x 1536 x 4096, float32, three times       0.3
+    together while training                                                            19
     while a model is saved: the merged weights, and again layer by layer             + 28
 
 Time (a projection, not measured): at 40 % of an H100's bfloat16 rate, recomputation counted, 2,000 steps of 16 x 1536

@@ -68,6 +68,8 @@ class OptimizerConfig:
     weight_decay: float = 0.1  # on every parameter, as the original [L]
     clip_norm: float = 4.0  # global L2 [L]
     adam_ratio: float = 1.0  # muon: learning rate of the AdamW part relative to the stage's
+    # of the first moments; "bfloat16" saves 2 bytes a weight where memory is short; "": the weights'
+    mu_dtype: Literal["", "float32", "bfloat16"] = ""
     ema_decay: float = 0.0  # > 0 keeps an exponential average of the weights and releases it
     # regexes of names of weights that do not decay, such as "scale|bias|table"; none in the original [L]
     no_decay: tuple[str, ...] = ()

@@ -120,7 +120,7 @@ def test_param_shardings_follow_the_letters():
     assert layer["down"].spec == P("tensor", "fsdp")
     assert layer["q_norm"]["bias"].spec == P(None, None)
     assert got["head"]["table"].spec == P("tensor", "fsdp")
-    assert got["embed"]["table"].spec == P(None, ("fsdp", "tensor"))
+    assert got["embed"]["table"].spec == P(None, ("tensor", "fsdp"))
 
 
 def test_stacked_params_keep_the_layer_axis_whole():
@@ -154,7 +154,7 @@ def test_state_shardings_place_moments_like_their_weights():
     state = jax.eval_shape(optax.adam(1e-3).init, abstract)
     got = state_shardings((abstract, state), letters, layout)
     assert got[1][0].mu["layers"]["00"]["up"].spec == P("fsdp", "tensor")
-    assert got[1][0].mu["embed"]["table"].spec == P(None, ("fsdp", "tensor"))
+    assert got[1][0].mu["embed"]["table"].spec == P(None, ("tensor", "fsdp"))
     assert got[1][0].count.spec == P()
     stranger = {"history": jax.ShapeDtypeStruct((100, 100), jnp.float32)}
     with pytest.raises(ValueError, match="history"):

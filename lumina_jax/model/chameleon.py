@@ -14,7 +14,7 @@ from lumina_jax.model.weights import ByRow, layer_name, weight
 from lumina_jax.ops.cache import Cache, Scatter
 from lumina_jax.ops.products import product, rows
 from lumina_jax.ops.rope import rotation
-from lumina_jax.sharding import Layout, all_tokens, constrain, letter_axes
+from lumina_jax.sharding import Layout, all_tokens, constrain, letter_axes, own_tokens
 
 
 @typed
@@ -101,8 +101,8 @@ def logits_from_hidden(
 def by_row(layers: Any, num_rows: int, layout: Layout) -> Any:
     """Stacked layers whose norms have a copy for every row of the batch (`weights.ByRow`).
 
-    So a device sums their gradients over its rows layer by layer, and over devices once, after all layers: no layer
-    waits for small messages, neither to gather them nor to sum them.
+    So a device sums their gradients over its rows layer by layer, and over the devices of other rows once, after all
+    layers: no layer waits for small messages, but those between parts of a split sequence.
     """
     axes = letter_axes("B", layout) or None
 
@@ -167,7 +167,7 @@ class Embedding(nn.Module):
         # Looked up before the cast, so that the gradient of a frequent row is summed in the parameter dtype.
         columns = jnp.take(table, ids, axis=0).astype(self.config.compute_dtype)
         columns = all_tokens(columns, self.layout)
-        return constrain(columns, "B S D", self.layout)
+        return own_tokens(columns, self.layout)
 
 
 class Head(nn.Module):

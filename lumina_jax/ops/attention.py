@@ -52,9 +52,10 @@ def attention(
         made = splash or make_splash(query.shape[1], query.shape[2])
         return made(query, key, value, segment_ids, key_segment_ids)
     start = None if part is None else part * query.shape[1]
-    if kernel == "cudnn":
+    masked = part is not None or segment_ids is not None
+    if kernel == "cudnn" and not (masked and query.shape[1] % 2):  # a trained mask wants even rows
         mask = None
-        if part is not None or segment_ids is not None:
+        if masked:
             mask = visible_from(start, query.shape[1], key.shape[1], segment_ids, key_segment_ids)
         return jax.nn.dot_product_attention(
             query,

@@ -1,4 +1,4 @@
-"""How the devices of a mesh axis are wired: TPUs whose SparseCores scatter sums do so along one ring of chips at a time."""
+"""How the devices of a mesh axis are wired: TPUs scatter sums along one ring of chips at a time."""
 
 import math
 from collections.abc import Sequence

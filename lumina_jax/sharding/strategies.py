@@ -21,7 +21,8 @@ class Strategy:
 
     `weights` is how they are stored, gradients and moments alike; `gathered` how a product reads them. The embedding
     has a row of its own: each device keeps some columns of all its rows, looks up those of all tokens, and the devices
-    exchange them, so that neither the table nor its gradient is ever whole anywhere.
+    exchange them, so that neither the table nor its gradient is ever whole anywhere; axes of the batch come last there,
+    so that the exchange along them leaves whole columns for that along the others (`arrays.own_tokens`).
     """
 
     batch: tuple[str, ...]  # mesh axes that split B
@@ -50,7 +51,7 @@ def _strategy(
     split = {"N": tensor, "K": tensor, "F": tensor, "V": tensor}
     whole = {"L": None, "H": None, "R": None, "A": None}
     stored = (*as_tuple(fsdp), *as_tuple(sequence)) or None
-    columns = (*as_tuple(stored), *as_tuple(tensor)) or None
+    columns = (*as_tuple(sequence), *as_tuple(tensor), *as_tuple(fsdp)) or None
     return Strategy(
         batch=batch,
         weights={**split, **whole, "D": stored},
@@ -111,7 +112,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
             "the sizes must multiply to that number, at most one may be -1"
         )
     auto = (AxisType.Auto,) * len(names)
-    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    num_slices = count_slices(devices)
     if num_slices == 1:
         return jax.make_mesh(tuple(sizes), tuple(names), axis_types=auto, devices=devices)
     across = [num_slices if name == "data" else 1 for name in names]
@@ -123,6 +124,12 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     within = [size // ways for size, ways in zip(sizes, across, strict=True)]
     grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
     return Mesh(grid, tuple(names), axis_types=auto)
+
+
+def count_slices(devices: list[Any]) -> int:
+    """How many TPU slices the devices are of; GPUs have a slice_index as well, one a host, which says nothing here."""
+    slices = {getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}
+    return max(len(slices), 1)
 
 
 def make_layout(config: MeshConfig, devices: list[Any] | None = None) -> Layout:

@@ -75,7 +75,12 @@ def decay_labels(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
 
 def _adamw(config: OptimizerConfig, learning_rate: Callable) -> optax.GradientTransformation:
     return optax.adamw(
-        learning_rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay
+        learning_rate,
+        config.b1,
+        config.b2,
+        config.eps,
+        mu_dtype=config.mu_dtype or None,
+        weight_decay=config.weight_decay,
     )
 
 
@@ -91,4 +96,5 @@ def _muon(config: OptimizerConfig, learning_rate: Callable) -> optax.GradientTra
         adam_learning_rate=lambda step: learning_rate(step) * config.adam_ratio,
         muon_weight_dimension_numbers=matrix_axes,
         consistent_rms=MUON_RMS,
+        mu_dtype=config.mu_dtype or None,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from lumina_jax.compiler_options import compiler_options
 from lumina_jax.data.pipeline import rows_of_records
@@ -74,14 +75,15 @@ def train_program(
         after, metrics = step(state, batch, key)
         return keep_where_finite(state, after, metrics), {**metrics, "lr": rate}
 
-    abstract = jax.eval_shape(lambda: init(jax.random.key(0)))
+    abstract, mesh = jax.eval_shape(lambda: init(jax.random.key(0))), layout.mesh
     places = shardings(abstract)
     jitted = jax.jit(
         run_step,
         in_shardings=(places, batch_sharding(layout)),
         out_shardings=(places, replicated(layout)),
         donate_argnums=0,
-        compiler_options=compiler_options(layout.mesh.devices),
+        # a mesh without devices is asked for shapes alone
+        compiler_options=compiler_options(mesh.devices) if isinstance(mesh, Mesh) else None,
     )
     return TrainProgram(jitted, jax.tree.map(_placed, abstract, places), init)
 

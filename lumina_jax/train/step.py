@@ -18,7 +18,7 @@ from lumina_jax.ops.losses import (
     token_losses,
     token_losses_from_hidden,
 )
-from lumina_jax.sharding import Layout, constrain, gathered, letter_ways, place_rows
+from lumina_jax.sharding import Layout, constrain, gathered, letter_ways
 from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 Batch = Mapping[str, Any]
@@ -91,15 +91,8 @@ def make_train_step(
             dropout_key=key if config.dropout > 0 else None,
             layout=layout,
         )
-        labels, sums = shift_labels(batch["labels"], batch["segment_ids"]), {}
-        if loss.logits_chunk:
-            head, chunk = weights["head"]["table"], loss.logits_chunk
-            split, place = letter_ways("V", layout), partial(_place, layout=layout)
-            losses = token_losses_from_hidden(hidden, head, labels, chunk, split=split, place=place)
-        else:
-            logits = logits_from_hidden(weights, config, hidden, layout=layout)
-            losses = token_losses(logits, labels)
-            sums["right"] = num_right(logits, labels)
+        labels = shift_labels(batch["labels"], batch["segment_ids"])
+        losses, sums = _losses(weights, model, hidden, labels, loss.logits_chunk, layout)
         sums |= loss_sums(losses, labels, batch, image_codes)
         return (sums["ce"] + loss.z_loss * sums["z"]) / count, sums
 
@@ -116,6 +109,23 @@ def make_train_step(
         return state, {**means(sums, num_predicted, loss.z_loss), "grad_norm": grad_norm}
 
     return step
+
+
+def _losses(
+    weights: Any,
+    model: ModelConfig,
+    hidden: Array,
+    labels: Array,
+    chunk: int,
+    layout: Layout | None,
+) -> tuple[TokenLosses, Metrics]:
+    """Losses by token, by `chunk` entries of the vocabulary or, with 0, at once; then the sum "right" too."""
+    if chunk:
+        head, split = weights["head"]["table"], letter_ways("V", layout)
+        place = partial(_place, layout=layout)
+        return token_losses_from_hidden(hidden, head, labels, chunk, split=split, place=place), {}
+    logits = logits_from_hidden(weights, model.transformer, hidden, layout=layout)
+    return token_losses(logits, labels), {"right": num_right(logits, labels)}
 
 
 def _place(x: Array, letters: str, role: str, layout: Layout | None) -> Array:
@@ -145,7 +155,7 @@ def accumulated(
     }
 
     def part_of(index: Any) -> tuple[Any, Metrics]:
-        part = {name: place_rows(rows[index], layout) for name, rows in parts.items()}
+        part = {name: constrain(rows[index], "B S", layout) for name, rows in parts.items()}
         return gradient_of(part, jax.random.fold_in(key, index))
 
     kinds = jax.eval_shape(part_of, 0)

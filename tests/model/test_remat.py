@@ -16,6 +16,9 @@ from lumina_jax.config import TransformerConfig
 from lumina_jax.model.chameleon import hidden_states
 from lumina_jax.model.params import abstract_params
 from lumina_jax.model.remat import CUDNN_FORWARD, REMAT
+from lumina_jax.ops.attention import attention
+from lumina_jax.ops.splash import make_splash
+from lumina_jax.plan.costs import REMATS
 
 CONFIG = TransformerConfig(
     num_layers=2,
@@ -77,6 +80,8 @@ def gradient(scan_layers: bool, remat: str) -> Any:
 def equations(jaxpr: Any) -> Iterator[Any]:
     """Every equation of a jaxpr and of those inside it; a loop's body counts once."""
     for equation in jaxpr.eqns:
+        if not equation.outvars:  # a call none of whose results is read: it is not compiled
+            continue
         yield equation
         for inner in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
@@ -145,3 +150,31 @@ def test_cudnn_kernels_outputs_are_kept_with_attention():
         policy = REMAT[name].policy
         assert policy is not None
         assert policy(primitive) is wanted
+
+
+def num_splash_kernels(remat: str) -> int:
+    """Kernels in a TPU's gradient of attention: forward, perhaps forward again, and two going back."""
+    splash, shape = make_splash(128, 2), jax.ShapeDtypeStruct((1, 128, 2, 128), float)
+    row = REMAT[remat]
+
+    def attend(*arrays: Any) -> jax.Array:
+        return jnp.sin(attention(*arrays, kernel="splash", splash=splash))
+
+    kept = jax.checkpoint(attend, policy=row.policy) if row.recompute else attend
+    graded = jax.grad(lambda *arrays: kept(*arrays).sum(), (0, 1, 2))
+    jaxpr = jax.make_jaxpr(graded)(shape, shape, shape)
+    return Counter(eqn.primitive.name for eqn in equations(jaxpr.jaxpr))["pallas_call"]
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_splash_runs_forward_again_where_plans_count_it(remat: str):
+    """Kept are its output and its normalisers: all that its backward kernels read of it."""
+    assert num_splash_kernels(remat) == 3 + REMATS[remat].attention
+
+
+def test_plans_count_what_each_policy_does_again():
+    """Products with weights but for down's own, whose result is never read; of XLA's attention scores, and mixed."""
+    assert tuple(REMATS) == tuple(REMAT)
+    for remat, (again, _, _) in PROMISED.items():
+        counted = REMATS[remat]
+        assert again == len(counted.weights - {"down"}) + 1 + counted.attention, remat

@@ -64,25 +64,27 @@ def test_attention_stays_within_segments(block, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("platform", "capability", "dtype", "head_size", "plain", "want"),
+    ("platform", "capability", "dtype", "head_size", "want"),
     [
-        ("gpu", "9.0", "bfloat16", 128, True, "cudnn"),
-        ("gpu", "8.0", "float16", 64, True, "cudnn"),
-        ("gpu", "7.5", "bfloat16", 128, True, "xla"),
-        ("gpu", "9.0", "float32", 128, True, "xla"),
-        ("gpu", "9.0", "bfloat16", 160, True, "xla"),
-        ("gpu", "9.0", "bfloat16", 36, True, "xla"),
-        ("gpu", "9.0", "bfloat16", 128, False, "xla"),
-        ("cpu", None, "bfloat16", 128, True, "xla"),
-        ("tpu", None, "bfloat16", 128, True, "xla"),
+        ("gpu", "9.0", "bfloat16", 128, "cudnn"),
+        ("gpu", "8.0", "float16", 64, "cudnn"),
+        ("cuda", "9.0", "bfloat16", 64, "cudnn"),
+        ("gpu", "7.5", "bfloat16", 128, "xla"),
+        ("gpu", "9.0", "float32", 128, "xla"),
+        ("gpu", "9.0", "bfloat16", 160, "xla"),
+        ("gpu", "9.0", "bfloat16", 36, "xla"),
+        ("cpu", None, "bfloat16", 128, "xla"),
+        ("tpu", None, "bfloat16", 128, "splash"),
+        ("tpu", None, "float32", 256, "splash"),
+        ("tpu", None, "bfloat16", 64, "xla"),
     ],
 )
-def test_choose_kernel(platform, capability, dtype, head_size, plain, want):
-    """cuDNN only on Ampere and newer, for 16-bit, small heads and a plain causal mask."""
+def test_choose_kernel(platform, capability, dtype, head_size, want):
+    """cuDNN only on Ampere and newer, for 16-bit and small heads; splash on TPUs, for heads of whole lanes."""
     device = SimpleNamespace(platform=platform)
     if capability:
         device.compute_capability = capability
-    assert choose_kernel(device, dtype, head_size, plain) == want
+    assert choose_kernel(device, dtype, head_size) == want
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs cuDNN")

@@ -159,3 +159,18 @@ def _marked(axes: dict, tree: dict) -> dict:
         axes,
         is_leaf=lambda leaf: leaf is None,
     )
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_first_moments_may_have_half_the_bytes(name: str, params: dict):
+    """The update is the float32 one's to bfloat16's precision; second moments stay float32."""
+    gradient = noise_like(abstract_params(CONFIG))
+    plain, short = OptimizerConfig(name), OptimizerConfig(name, mu_dtype="bfloat16")
+    state = make_optimizer(short, optax.constant_schedule(0.1)).init(params)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    first = {leaf.dtype.name for path, leaf in leaves if ".mu" in jax.tree_util.keystr(path)}
+    second = {leaf.dtype.name for path, leaf in leaves if ".nu" in jax.tree_util.keystr(path)}
+    assert (first, second) == ({"bfloat16"}, {"float32"})
+    want, got = (first_update(config, params, gradient) for config in (plain, short))
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.05, atol=2e-3)
