@@ -5,9 +5,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from lumina_jax.plan.compile import GIB, Argued, Compiled
-from lumina_jax.plan.costs import Step
 from lumina_jax.plan.layer_loop import Buffer, LayerLoop
 from lumina_jax.plan.roofline import Projection, lines
+from lumina_jax.plan.step import Step
 from lumina_jax.plan.topology import Topology
 
 HEADROOM = 0.1  # of a chip's memory that has to stay free
