@@ -51,7 +51,7 @@ class Assumptions:
             return self.v6e_share
         if not chip.is_gpu:
             return self.tpu_share
-        return self.a100_share if chip.name == "a100" else self.hopper_share
+        return self.a100_share if chip.name.startswith("a100") else self.hopper_share
 
 
 class Projection(NamedTuple):

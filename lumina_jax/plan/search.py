@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lumina_jax
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.experiment import Experiment, MeshConfig
 from lumina_jax.plan.candidates import Counted, counted_candidates
@@ -181,7 +180,7 @@ def _key(run: Experiment, index: int, topology: Topology) -> str:
 @cache
 def _made_with() -> list[str]:
     """What makes a program of a run beside its settings: a digest of this package's sources, and versions."""
-    digest, package = hashlib.sha256(), Path(lumina_jax.__file__).parent
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return [digest.hexdigest(), *(_version(name) for name in MAKERS)]

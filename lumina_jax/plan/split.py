@@ -147,7 +147,7 @@ def split_weights(config: TransformerConfig, layout: Layout) -> tuple[SplitWeigh
 def split_adapters(
     config: TransformerConfig, lora: LoraConfig, layout: Layout
 ) -> tuple[SplitWeight, ...]:
-    """Both factors of every adapter, of all layers as one each; "A" stays whole, other letters are split as weights'."""
+    """Both factors of every adapter, of all layers as one each; "A" stays whole, others are split as weights'."""
     stacked, split = replace(config, scan_layers=True), split_of(layout)
     shapes, letters = adapter_shapes(stacked, lora), adapter_letters(stacked, lora)
     found = []

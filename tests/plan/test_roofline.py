@@ -152,7 +152,7 @@ def test_no_projection_without_rates() -> None:
 def test_defaults_lie_near_the_runs_they_were_chosen_by(
     name: str, columns: int, remat: str, published: float
 ) -> None:
-    """Within seven hundredths of peak, for a 7B; the shares were chosen with these runs in view, which proves little."""
+    """Within 0.07 of peak, for a 7B; the shares were chosen with these runs in view, which proves little."""
     topology, config = Topology.parse(name), replace(CONFIG, remat=remat)
     layout = plan_layout(MeshConfig("fsdp", (("fsdp", -1),)), topology.num_devices)
     step = Step(config, 4 * topology.num_devices, columns)
