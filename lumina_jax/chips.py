@@ -8,8 +8,8 @@ The one table of such facts: `mfu` in the log, ahead-of-time plans and benchmark
   GB/s: Jouppi et al., "TPU v4: An Optically Reconfigurable Supercomputer", ISCA 2023, table 4.
   v4i ("TPU v4 lite"): Jouppi et al., "Ten Lessons From Three Generations", ISCA 2021, table 1.
 - GPUs: NVIDIA's data sheets of the A100 (40 and 80 GB), H100, H200; rates halved where they count sparsity; SXM
-  modules where the name says no more. NVLink: half of the total of both directions, of PCIe cards by their bridges. Network: one NIC a GPU, as in NVIDIA's DGX A100
-  (200 Gbit/s) and DGX H100 and H200 (400 Gbit/s).
+  modules where the name says no more. NVLink: half of the total of both directions, of PCIe cards by their bridges.
+  Network: one NIC a GPU, as in NVIDIA's DGX A100 (200 Gbit/s) and DGX H100 and H200 (400 Gbit/s).
 """
 
 from collections.abc import Iterable
