@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from lumina_jax.cli import load_run_file, parse_arguments, run_main
 from lumina_jax.experiment import Experiment, MeshConfig, Stage
-from lumina_jax.plan.costs import Step, state_bytes
+from lumina_jax.plan.costs import state_bytes
 from lumina_jax.plan.roofline import (
     Assumptions,
     Projection,
@@ -25,6 +25,7 @@ from lumina_jax.plan.roofline import (
     project_run,
 )
 from lumina_jax.plan.split import plan_layout
+from lumina_jax.plan.step import Step, step_of
 from lumina_jax.plan.topology import Topology
 
 RUN_FILES = {"7b": "configs/fp_sft_7b.py", "34b": "configs/fp_sft_34b.py"}
@@ -86,30 +87,22 @@ def mesh_of(topology: Topology, rows: int) -> MeshConfig:
     return MeshConfig("_".join(used), tuple(used.items()))
 
 
-def step_of(experiment: Experiment, stage: Stage, rows: int) -> Step:
+def bins_of(experiment: Experiment, stage: Stage, rows: int) -> Step:
     """A step of the run file's stage, with so many bins."""
-    optimizer, train = experiment.train.optimizer, experiment.train
-    return Step(
-        experiment.model.transformer,
-        rows,
-        stage.max_tokens,
-        records_per_row=RECORDS / stage.batch_size,
-        filled=FILLED,
-        logits_chunk=train.loss.logits_chunk,
-        average=optimizer.ema_decay > 0,
-    )
+    records = RECORDS / stage.batch_size
+    return step_of(experiment, stage, rows, records_per_row=records, filled=FILLED)
 
 
 def weak(experiment: Experiment, topology: Topology) -> Case:
     """One bin of the last stage a chip."""
-    step = step_of(experiment, experiment.train.stages[-1], topology.num_devices)
+    step = bins_of(experiment, experiment.train.stages[-1], topology.num_devices)
     return Case(topology, step, mesh_of(topology, step.rows))
 
 
 def strong(experiment: Experiment, topology: Topology) -> Case:
     """The last stage's own batch."""
     stage = experiment.train.stages[-1]
-    step = step_of(experiment, stage, stage.batch_size)
+    step = bins_of(experiment, stage, stage.batch_size)
     return Case(topology, step, mesh_of(topology, step.rows))
 
 
@@ -157,7 +150,7 @@ def paper_run(experiment: Experiment, name: str, every_area: bool, assumed: Assu
     topology, stages = Topology.parse(name), []
     total = sum(stage.steps for stage in experiment.train.stages)
     for stage in experiment.train.stages:
-        step = step_of(experiment, stage, stage.batch_size)
+        step = bins_of(experiment, stage, stage.batch_size)
         found = Case(topology, step, mesh_of(topology, step.rows)).project(assumed)
         if found is None:
             raise ValueError(f"{name}: no room for the weights and moments of the run")

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from lumina_jax.config import TransformerConfig
 from lumina_jax.experiment import Experiment, MeshConfig
 from lumina_jax.model.params import abstract_params, param_letters
-from lumina_jax.plan.costs import REMATS, Step, recomputed, state_bytes
+from lumina_jax.plan.costs import REMATS, recomputed, state_bytes
 from lumina_jax.plan.report import HEADROOM
 from lumina_jax.plan.roofline import Projection, project
 from lumina_jax.plan.run_plan import PlanOptions, chosen_stages, stage_step
 from lumina_jax.plan.split import plan_layout
+from lumina_jax.plan.step import Step
 from lumina_jax.plan.topology import Topology
 from lumina_jax.sharding import STRATEGIES, Layout, batch_ways, letter_ways, param_shardings
 from lumina_jax.train.program import check_batches
@@ -121,10 +122,10 @@ def least_memory(step: Step, layout: Layout) -> int:
 def kept_numbers(step: Step, layout: Layout) -> float:
     """Of one token and layer, at least: the layer's input, and outputs of products that are not computed again.
 
-    Policies that move them to the host's memory keep none.
+    Policies that move them to the host's memory keep none, nor does what no gradient goes back through.
     """
     config = step.config
-    if config.remat.startswith("offload"):
+    if config.remat.startswith("offload") or not step.goes_back():
         return 0.0
     again, size = recomputed(config), config.head_size
     heads = config.num_heads * size / letter_ways("N", layout)

@@ -138,9 +138,9 @@ def _between_slices(
 
 
 def _is_asynchronous(program: Program, computation: str) -> bool:
-    """Whether what stands in this computation is called by an async-start."""
+    """Whether what stands in this computation is called by an async-start, or handed to a TPU's SparseCores."""
     caller = program.callers.get(computation)
-    return caller is not None and caller[1].opcode == "async-start"
+    return caller is not None and caller[1].opcode in ("async-start", "custom-call-start")
 
 
 def replica_groups(line: str, num_devices: int) -> np.ndarray:

@@ -6,48 +6,20 @@ other is in `messages`.
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import pick
-from lumina_jax.experiment import LoraConfig
+from lumina_jax.experiment import MeshConfig
 from lumina_jax.model.lora import count_adapter_params
 from lumina_jax.model.params import abstract_params, count_params
-from lumina_jax.plan.split import split_of, split_weights
-from lumina_jax.sharding import Layout
-from lumina_jax.train.flops import train_flops
+from lumina_jax.plan.split import plan_layout, split_of, split_weights
+from lumina_jax.plan.step import FLOAT32, Step
+from lumina_jax.sharding import Layout, letter_ways
 
-FLOAT32 = 4  # bytes
-
-
-class Step(NamedTuple):
-    """What one optimiser step computes."""
-
-    config: TransformerConfig
-    rows: int  # B, over all devices and micro-batches
-    columns: int  # S
-    records_per_row: float = 1.0  # which do not see each other; pairs are counted as of equal ones
-    filled: float = 1.0  # share of positions that are not padding
-    accumulation: int = 1  # micro-batches
-    logits_chunk: int = 0  # as LossConfig's: > 0 recomputes logits going back
-    num_moments: int = 2  # of the optimiser
-    average: bool = False  # of the weights is kept
-    lora: LoraConfig | None = None  # trained alone
-    products: Literal["bfloat16", "int8", "fp8"] = (
-        "bfloat16"  # what products of layers are computed in
-    )
-
-    @property
-    def positions(self) -> int:
-        """All, padding too."""
-        return self.rows * self.columns
-
-    @property
-    def tokens(self) -> float:
-        """Positions that are not padding."""
-        return self.positions * self.filled
+ONE = plan_layout(MeshConfig("data", (("data", 1),)), 1)  # device, which holds everything
 
 
 class Again(NamedTuple):
@@ -91,7 +63,8 @@ class Sizes(NamedTuple):
 class Flops(NamedTuple):
     """Of all devices together."""
 
-    products: float  # of layers, with weights
+    products: float  # of layers, with weights: forward, and again going back
+    gradients: float  # products of layers for the gradients of what they read and of their weights
     attention: float
     logits: float
 
@@ -125,10 +98,16 @@ def sizes(config: TransformerConfig) -> Sizes:
 
 
 def model_flops(step: Step) -> float:
-    """What the mathematics asks for (`train.flops`): causal within records, no padding, nothing twice."""
+    """What the mathematics asks for: causal within records, no padding, nothing twice.
+
+    As `train.flops` counts it, but that what is not trained (`train.trainable`) takes no gradient here.
+    """
     length = step.columns * step.filled / step.records_per_row
     num_pairs = step.tokens * (length + 1) / 2
-    return train_flops(step.config, step.tokens, num_pairs, step.lora)
+    forward, gradients, logits = _products(step)
+    heads = step.config.num_layers * step.config.num_heads * step.config.head_size
+    attention = heads * num_pairs * (12.0 if step.goes_back() else 4.0)
+    return (forward + gradients + logits) * step.tokens + attention
 
 
 def recomputed(config: TransformerConfig) -> Again:
@@ -147,14 +126,30 @@ def hardware_flops(step: Step) -> Flops:
     config, positions, again = step.config, float(step.positions), recomputed(step.config)
     heads = config.num_layers * config.num_heads * config.head_size
     num_pairs = step.rows * step.columns * (step.columns + 1) / 2
-    logits = 6.0 * sizes(config).head * positions
-    products = train_flops(config, positions, 0, step.lora)
-    if step.lora:  # a frozen head takes no gradient of its own
-        logits *= 2 / 3
-    twice = 2.0 * positions * _numbers(config, again.weights) * config.num_layers
+    forward, gradients, logits = (numbers * positions for numbers in _products(step))
+    if step.logits_chunk:
+        logits += 2.0 * sizes(config).head * positions
+    if not step.goes_back():
+        return Flops(forward, gradients, 4.0 * heads * num_pairs, logits)
+    forward += 2.0 * positions * _numbers(config, again.weights) * config.num_layers
     attention = heads * num_pairs * (18.0 if again.attention else 14.0)
-    chunked = 2.0 * sizes(config).head * positions if step.logits_chunk else 0.0
-    return Flops(products - logits + twice, attention, logits + chunked)
+    return Flops(forward, gradients, attention, logits)
+
+
+def _products(step: Step) -> tuple[float, float, float]:
+    """FLOPs a position of layers' weights forward, of their gradients, and of logits both ways.
+
+    2 a number forward, 2 for the gradient of what it meets where that is wanted, 2 for its own where it is trained.
+    """
+    size = sizes(step.config)
+    numbers = float(size.total(step.config.num_layers) - size.embedding - size.head)
+    adapters = count_adapter_params(step.config, step.lora) if step.lora else 0
+    own = () if step.lora else step.trained(ONE)
+    head = sum(weight.numbers for weight in own if weight.keys[0] == "head")
+    rest = sum(weight.numbers for weight in own if weight.keys[0] not in ("embed", "head"))
+    back = numbers if step.goes_back() else 0.0
+    logits = size.head * (4.0 if step.goes_back(("head",)) else 2.0) + 2.0 * head
+    return 2 * (numbers + adapters), 2 * (back + rest) + 4 * adapters, logits
 
 
 def traffic(step: Step, layout: Layout) -> Traffic:
@@ -165,25 +160,41 @@ def traffic(step: Step, layout: Layout) -> Traffic:
     used = sum(w.used_bytes for w in in_products)
     share = _numbers(step.config, again.weights) / sizes(step.config).layer
     # cast and gathered forward and going back; read forward, again, and for the gradient of what they were given
-    moved = step.accumulation * (2 * (stored + used) + (2 + share) * used)
-    adapters = count_adapter_params(step.config, step.lora) if step.lora else 0
-    gradients = 2.0 * step.accumulation * (adapters * FLOAT32 if step.lora else used)
-    numbers = adapters or sum(w.stored_bytes // w.param_bytes for w in weights)
+    back = step.goes_back()
+    casts, reads, passes = (2, 2 + share, 3.0 + share) if back else (1, 1.0, 1.0)
+    moved = step.accumulation * (casts * (stored + used) + reads * used)
+    trained = step.trained(layout)
+    gradients = 2.0 * step.accumulation * sum(weight.summed_bytes for weight in trained)
+    numbers = sum(weight.stored_numbers for weight in trained)
     # weights and moments read and written, gradients read for their norm and for the update
-    state = FLOAT32 * numbers * (4 + 2 * step.num_moments + 2 * step.average)
-    activations = _activations(step, layout, 3.0 + share)
+    state = numbers * (FLOAT32 * (4 + 2 * step.average) + 2 * step.moment_bytes)
+    activations = _activations(step, layout, passes)
     return Traffic(moved, gradients, state, activations, _logits(step, layout))
 
 
+def mask_bytes(step: Step, layout: Layout) -> float:
+    """Of the masks that cuDNN's attention reads on one device, and XLA's does not: 16 bits a pair of positions.
+
+    Packed rows have one, [B, 1, S, T], and so have rows whose sequences are split; every pass of every layer reads it
+    once, the part that is not in the future where a sequence is whole. It is written once a step.
+    """
+    ways = letter_ways("S", layout)
+    if not step.packed and ways == 1:
+        return 0.0
+    rows = step.rows / split_of(layout).ways(split_of(layout).batch_axes)
+    written = 2.0 * rows * step.columns * step.columns / ways
+    read = written if ways > 1 else written * (step.columns + 1) / (2 * step.columns)
+    passes = 1 + step.goes_back() * (1 + recomputed(step.config).attention)
+    return written + read * passes * step.config.num_layers
+
+
 def state_bytes(step: Step, layout: Layout) -> dict[str, int]:
-    """What one device holds between steps: "weights", "moments" and "average"; of adapters with `lora`, unsplit."""
-    weights = split_weights(step.config, layout)
-    held = {"weights": sum(w.stored_bytes for w in weights)}
-    numbers = sum(w.stored_bytes // w.param_bytes for w in weights)
+    """What one device holds between steps: "weights", "adapters", and of what is trained "moments" and "average"."""
+    held = {"weights": sum(w.stored_bytes for w in split_weights(step.config, layout))}
+    numbers = sum(weight.stored_numbers for weight in step.trained(layout))
     if step.lora:
-        numbers = count_adapter_params(step.config, step.lora)
         held["adapters"] = FLOAT32 * numbers
-    held["moments"] = FLOAT32 * numbers * step.num_moments
+    held["moments"] = step.moment_bytes * numbers
     return held | ({"average": FLOAT32 * numbers} if step.average else {})
 
 

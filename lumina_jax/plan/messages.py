@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from lumina_jax.config import TransformerConfig
-from lumina_jax.model.lora import count_adapter_params
-from lumina_jax.plan.costs import FLOAT32, Step, recomputed
+from lumina_jax.plan.costs import recomputed
 from lumina_jax.plan.split import PRODUCTS, Split, SplitWeight, split_of, split_weights
+from lumina_jax.plan.step import Step
 from lumina_jax.sharding import Layout
 
 
@@ -60,18 +60,18 @@ def messages(step: Step, layout: Layout, num_domains: int = 1) -> list[Message]:
 
     Weights are gathered in the compute dtype, once forward and once going back, of every micro-batch; their gradients
     are summed in it, the embedding's in the weights' dtype. K and V are gathered where S is split and T is not. A
-    gradient's sum over axes that do not split its weight is an all-reduce. Of ids, losses and norms nothing is counted.
+    gradient's sum over axes that do not split its weight is an all-reduce. Adapters are weights like others. Of ids,
+    losses and norms nothing is counted, nor what goes back to where nothing is trained.
     """
     network = Network(split_of(layout), num_domains)
     found: list[Message] = []
-    for weight in split_weights(step.config, layout):
-        found += _of_weight(weight, step, network)
+    adapters = step.trained(layout) if step.lora else ()
+    for weight in (*split_weights(step.config, layout), *adapters):
+        found += _gathers_of(weight, step, network)
+    for weight in step.trained(layout):
+        found += _gradient_sums_of(weight, step, network)
     found += _of_residual_stream(step, network) + _of_keys_and_values(step, network)
-    if step.lora:
-        size = float(FLOAT32 * count_adapter_params(step.config, step.lora))
-        axes = network.split.token_axes
-        found += network.message("all-reduce", "gradients", "backward", "layers", axes, size)
-    return _merged(found)
+    return _merged([message for message in found if _happens(message, step)])
 
 
 def per_layer(found: Iterable[Message], config: TransformerConfig) -> list[Message]:
@@ -84,21 +84,36 @@ def per_layer(found: Iterable[Message], config: TransformerConfig) -> list[Messa
     ]
 
 
-def _of_weight(weight: SplitWeight, step: Step, network: Network) -> list[Message]:
-    """Its gathers, and the sum of its gradient; the embedding's columns see all tokens: of copies alone."""
-    where = {"layers": "layers", "embed": "embedding"}.get(weight.keys[0], "head")
-    times, split, axes = step.accumulation, network.split, weight.gather_axes
-    found = []
-    for when in ("forward", "backward"):
-        size = weight.used_bytes * times
-        found += network.message("all-gather", "weights", when, where, axes, size)
-    if step.lora:
-        return found
+def _where(weight: SplitWeight) -> str:
+    return {"layers": "layers", "embed": "embedding"}.get(weight.keys[0], "head")
+
+
+def _happens(message: Message, step: Step) -> bool:
+    """Whether a gradient is wanted there, of what goes back."""
+    if message.when == "forward" or message.what == "gradients":
+        return True
+    if message.where == "embedding":
+        return step.lora is None and step.count(("embed", "table")) > 0
+    return step.goes_back((message.where,))
+
+
+def _gathers_of(weight: SplitWeight, step: Step, network: Network) -> list[Message]:
+    size, axes = weight.used_bytes * step.accumulation, weight.gather_axes
+    return [
+        message
+        for when in ("forward", "backward")
+        for message in network.message("all-gather", "weights", when, _where(weight), axes, size)
+    ]
+
+
+def _gradient_sums_of(weight: SplitWeight, step: Step, network: Network) -> list[Message]:
+    """Over devices with other tokens; the embedding's columns see all tokens: of copies alone."""
+    where, split, axes = _where(weight), network.split, weight.gather_axes
     scattered = tuple(axis for axis in axes if axis in split.token_axes)
     elsewhere = split.embedding["D"] if where == "embedding" else scattered
     summed = tuple(axis for axis in split.token_axes if axis not in elsewhere)
-    size = weight.summed_bytes * times
-    found += network.message("reduce-scatter", "gradients", "backward", where, scattered, size)
+    size = weight.summed_bytes * step.accumulation
+    found = network.message("reduce-scatter", "gradients", "backward", where, scattered, size)
     size /= split.ways(axes)
     return found + network.message("all-reduce", "gradients", "backward", where, summed, size)
 

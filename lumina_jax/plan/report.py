@@ -5,9 +5,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from lumina_jax.plan.compile import GIB, Argued, Compiled
-from lumina_jax.plan.costs import Step
 from lumina_jax.plan.layer_loop import Buffer, LayerLoop
 from lumina_jax.plan.roofline import Projection, lines
+from lumina_jax.plan.step import Step
 from lumina_jax.plan.topology import Topology
 
 HEADROOM = 0.1  # of a chip's memory that has to stay free
@@ -84,7 +84,7 @@ def collective_lines(plan: StagePlan) -> list[str]:
     """What is sent in the loop over layers, beside the least that the strategy allows."""
     if plan.compiled is not None and plan.compiled.text is None:
         return [
-            "collectives: this jaxlib cannot print the compiled program, so memory is all that is known"
+            "collectives: the text of this program wants jax 0.11 or newer, so memory is all that is known"
         ]
     if plan.loop is None:
         return [f"collectives a layer: at least {plan.least / MIB:.1f} MiB received by a chip"]
@@ -94,7 +94,7 @@ def collective_lines(plan: StagePlan) -> list[str]:
         else "of all layers, which are not in a loop"
     )
     sent = [
-        f"{each.count} {each.kind} {each.bytes / MIB:.1f}"
+        f"{each.count:.3g} {each.kind} {each.bytes / MIB:.1f}"
         + (" between slices" if each.crosses_slices else "")
         + ("" if each.asynchronous else ", SYNCHRONOUS")
         for each in plan.loop.sent

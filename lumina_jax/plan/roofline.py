@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from lumina_jax.chips import Chip
-from lumina_jax.plan.costs import Step, hardware_flops, model_flops, traffic
+from lumina_jax.plan.costs import hardware_flops, mask_bytes, model_flops, traffic
 from lumina_jax.plan.messages import messages
+from lumina_jax.plan.step import Step
 from lumina_jax.plan.topology import Topology
 from lumina_jax.sharding import Layout, letter_ways
 
@@ -50,7 +51,7 @@ class Assumptions:
             return self.v6e_share
         if not chip.is_gpu:
             return self.tpu_share
-        return self.a100_share if chip.name == "a100" else self.hopper_share
+        return self.a100_share if chip.name.startswith("a100") else self.hopper_share
 
 
 class Projection(NamedTuple):
@@ -101,7 +102,9 @@ def project(
     arithmetic = _arithmetic(step, layout, chip) / num_devices
     arithmetic /= assumed.flops_share(chip)
     bandwidth = chip.bandwidth * assumed.bandwidth_share
-    memory, optimizer = (moved.total - moved.optimizer) / bandwidth, moved.optimizer / bandwidth
+    masks = mask_bytes(step, layout) if chip.is_gpu else 0.0
+    memory = (moved.total - moved.optimizer + masks) / bandwidth
+    optimizer = moved.optimizer / bandwidth
     rate = chip.link * assumed.link_share
     links = sum(
         m.fast_bytes / (rate * num_links(topology, m.ways // m.domains))
@@ -121,14 +124,20 @@ def project(
 def _arithmetic(step: Step, layout: Layout, chip: Chip) -> float:
     """Seconds that one device would take for all, at its peaks.
 
-    Where S is split n ways, the device of the last part sees 2 - 1 / n times as many keys as the mean.
+    int8 is of products forward alone, the others being in bfloat16; fp8 is of those going back too. Where S is split n
+    ways, the device of the last part sees 2 - 1 / n times as many keys as the mean; cuDNN's kernel, which is then told
+    by a mask what lies in the future, computes all of it.
     """
     flops, ways = hardware_flops(step), letter_ways("S", layout)
     rates = {"bfloat16": chip.flops, "int8": chip.int8, "fp8": chip.fp8}
-    if not rates[step.products]:
+    rate = rates[step.products]
+    if not rate:
         raise ValueError(f"no projection: a {chip.name} has no products in {step.products}")
-    others = flops.attention * (2 - 1 / ways) + flops.logits
-    return flops.products / rates[step.products] + others / chip.flops
+    backward = flops.gradients / (rate if step.products == "fp8" else chip.flops)
+    whole = 2 * step.columns / (step.columns + 1)
+    uneven = 1.0 if ways == 1 else whole if chip.is_gpu else 2 - 1 / ways
+    others = flops.attention * uneven + flops.logits
+    return flops.products / rate + backward + others / chip.flops
 
 
 def num_links(topology: Topology, ways: int) -> int:

@@ -7,12 +7,13 @@ from typing import Any
 
 from lumina_jax.experiment import Experiment
 from lumina_jax.plan.compile import OutOfMemory, argued, compile_stage, stage_program
-from lumina_jax.plan.costs import Step, model_flops
+from lumina_jax.plan.costs import model_flops
 from lumina_jax.plan.layer_loop import buffers, layer_loop
 from lumina_jax.plan.messages import messages, per_layer
 from lumina_jax.plan.report import StagePlan, fits, plain, stage_lines
 from lumina_jax.plan.roofline import assumption_lines, project, project_run, run_lines
 from lumina_jax.plan.split import plan_layout
+from lumina_jax.plan.step import Step, step_of
 from lumina_jax.plan.topology import Topology
 from lumina_jax.sharding import Layout, make_layout
 from lumina_jax.train.program import abstract_batch, check_batches
@@ -120,20 +121,12 @@ def run_layout(experiment: Experiment, topology: Topology, compiles: bool) -> La
 
 def stage_step(experiment: Experiment, index: int, options: PlanOptions) -> Step:
     """A stage as `costs` counts it."""
-    train, stage = experiment.train, experiment.train.stages[index]
     records = options.records_a_row or (1.0,)
-    packed = stage.layout == "packed"
-    return Step(
-        experiment.model.transformer,
-        stage.batch_size,
-        stage.max_tokens,
-        records_per_row=records[index if len(records) > 1 else 0] if packed else 1.0,
+    return step_of(
+        experiment,
+        experiment.train.stages[index],
+        records_per_row=records[index if len(records) > 1 else 0],
         filled=options.filled,
-        accumulation=train.accumulation,
-        logits_chunk=train.loss.logits_chunk,
-        num_moments=2 if train.optimizer.name == "adamw" else 1,
-        average=train.optimizer.ema_decay > 0,
-        lora=train.lora,
     )
 
 

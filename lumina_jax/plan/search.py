@@ -7,12 +7,13 @@ state and kept inputs alone are too large are dropped, the others compiled by th
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lumina_jax.config_json import config_to_dict
-from lumina_jax.experiment import Experiment
+from lumina_jax.experiment import Experiment, MeshConfig
 from lumina_jax.plan.candidates import Counted, counted_candidates
 from lumina_jax.plan.compile import GIB
 from lumina_jax.plan.report import fits
@@ -20,6 +21,16 @@ from lumina_jax.plan.run_plan import PlanOptions, chosen_stages, plan_stage, run
 from lumina_jax.plan.topology import Topology
 
 HEAD = "strategy | mesh | remat | micro-batches | projected s | projected MFU | at least GiB | peak GiB | fits"
+MAKERS = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "qwix",
+    "libtpu",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+)
 SHOWN = 10  # candidates that were not compiled
 
 
@@ -82,16 +93,17 @@ def _tried(
 ) -> tuple[list[dict[str, Any]], Counted | None]:
     """Compile in order until one fits or `max_compiles` are done; what was compiled before is not compiled again.
 
-    What by its least memory needs no less than one of the same remat policy that did not fit is passed over.
+    What by its least memory needs no less than one of the same mesh and remat policy that did not fit is passed over:
+    other meshes gather other things, of which the least memory knows nothing.
     """
     from tqdm import tqdm
 
     known, tried, left = _read(options.results), [], options.max_compiles
-    too_large: dict[str, int] = {}
+    too_large: dict[tuple[MeshConfig, str], int] = {}
     with tqdm(total=left, desc="compiling", unit="program") as bar:
         for each in counted:
-            remat = each.candidate.remat
-            if each.least_memory >= too_large.get(remat, each.least_memory + 1):
+            alike = each.candidate.mesh, each.candidate.remat
+            if each.least_memory >= too_large.get(alike, each.least_memory + 1):
                 continue
             run, verdicts = each.candidate.of(experiment), {}
             for index in _heaviest_first(run, stages):
@@ -110,7 +122,7 @@ def _tried(
             say(_row(each, verdicts))
             if all(verdict.fits for verdict in verdicts.values()):
                 return tried, each
-            too_large[remat] = each.least_memory
+            too_large[alike] = each.least_memory
     return tried, None
 
 
@@ -160,10 +172,18 @@ def _gib(size: int) -> str:
 
 
 def _key(run: Experiment, index: int, topology: Topology) -> str:
-    """The same for the same program: of the run's settings, the stage, the topology and the compiler."""
-    compilers = [_version(name) for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin")]
-    about = [config_to_dict(run), index, topology.name, topology.num_slices, compilers]
+    """The same for the same program: of the run's settings, the stage, the topology, this package and the compiler."""
+    about = [config_to_dict(run), index, topology.name, topology.num_slices, _made_with()]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _made_with() -> list[str]:
+    """What makes a program of a run beside its settings: a digest of this package's sources, and versions."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return [digest.hexdigest(), *(_version(name) for name in MAKERS)]
 
 
 def _version(package: str) -> str:

@@ -1,7 +1,9 @@
 """What a layout splits, in numbers: read off the letters of its strategy's rows, for counting."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,10 +12,11 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from lumina_jax.config import TransformerConfig
-from lumina_jax.experiment import MeshConfig
-from lumina_jax.model.params import abstract_params, param_letters
+from lumina_jax.experiment import LoraConfig, MeshConfig
+from lumina_jax.model.lora import adapter_letters, adapter_shapes
+from lumina_jax.model.params import abstract_params, find_weights, param_letters
 from lumina_jax.sharding import STRATEGIES, Layout
-from lumina_jax.sharding.strategies import as_tuple
+from lumina_jax.sharding.strategies import as_tuple, mesh_sizes
 
 
 class Product(NamedTuple):
@@ -80,9 +83,14 @@ class SplitWeight(NamedTuple):
         return math.prod(self.shape) * self.count
 
     @property
+    def stored_numbers(self) -> int:
+        """Of all layers, held by one device."""
+        return self.numbers // self.stored_ways
+
+    @property
     def stored_bytes(self) -> int:
         """Held by one device."""
-        return self.numbers // self.stored_ways * self.param_bytes
+        return self.stored_numbers * self.param_bytes
 
     @property
     def used_bytes(self) -> float:
@@ -100,15 +108,9 @@ def plan_layout(mesh: MeshConfig, num_devices: int) -> Layout:
 
     Raises ValueError where the axes do not fit the number.
     """
-    fixed = math.prod(size for _, size in mesh.axes if size != -1)
-    sizes = [num_devices // fixed if size == -1 else size for _, size in mesh.axes]
-    if math.prod(sizes) != num_devices:
-        raise ValueError(
-            f"mesh {dict(mesh.axes)} does not fit {num_devices} devices: "
-            "the sizes must multiply to that number, at most one may be -1"
-        )
+    sizes = mesh_sizes(mesh, num_devices)
     names = tuple(name for name, _ in mesh.axes)
-    shape: Any = AbstractMesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * len(names))
+    shape: Any = AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
     return Layout(shape, mesh.strategy)
 
 
@@ -139,6 +141,41 @@ def split_weights(config: TransformerConfig, layout: Layout) -> tuple[SplitWeigh
     return tuple(
         _split_weight(_keys(path), names[_keys(path)], leaf, config, split) for path, leaf in leaves
     )
+
+
+@lru_cache
+def split_adapters(
+    config: TransformerConfig, lora: LoraConfig, layout: Layout
+) -> tuple[SplitWeight, ...]:
+    """Both factors of every adapter, of all layers as one each; "A" stays whole, others are split as weights'."""
+    stacked, split = replace(config, scan_layers=True), split_of(layout)
+    shapes, letters = adapter_shapes(stacked, lora), adapter_letters(stacked, lora)
+    found = []
+    for path, of in jax.tree_util.tree_leaves_with_path(letters):
+        shape = shapes
+        for key in _keys(path):
+            shape = shape[key]
+        leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+        found.append(_split_weight(_keys(path), of, leaf, config, split))
+    return tuple(found)
+
+
+@lru_cache
+def trained_layers(
+    config: TransformerConfig, trainable: tuple[str, ...]
+) -> Mapping[tuple[str, ...], int]:
+    """By the keys of `split_weights`, how many of each are trained; ValueError for a regex that finds nothing."""
+    names = find_weights(abstract_params(config), trainable, "train.trainable")
+    found: Counter[tuple[str, ...]] = Counter()
+    for name in names:
+        keys = tuple(name.split("/"))
+        if keys[0] != "layers":
+            found[keys] += 1
+        elif config.scan_layers:
+            found[keys] += config.num_layers
+        else:
+            found["layers", *keys[2:]] += 1
+    return found
 
 
 def _split_weight(

@@ -1,11 +1,11 @@
 """How arrays are split: one row of letters-to-axes per strategy, and the device mesh that has those axes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -95,6 +95,20 @@ class Layout:
             )
 
 
+def mesh_sizes(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
+    """The size of every axis on so many devices; ValueError where there are none such."""
+    sizes = [size for _, size in config.axes]
+    fixed = math.prod(size for size in sizes if size != -1)
+    legal = fixed > 0 and sizes.count(-1) <= 1 and num_devices % fixed == 0
+    sizes = [num_devices // fixed if size == -1 else size for size in sizes] if legal else sizes
+    if not legal or math.prod(sizes) != num_devices:
+        raise ValueError(
+            f"mesh {dict(config.axes)} does not fit {num_devices} devices: "
+            "the sizes must multiply to that number, at most one may be -1"
+        )
+    return tuple(sizes)
+
+
 def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     """The mesh of `config`, over all devices; one axis may have size -1, all that remain.
 
@@ -102,19 +116,11 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     Axes are Auto: jax 0.10's default, Explicit, asks for a sharding at every operation.
     """
     devices = list(jax.devices() if devices is None else devices)
-    names, sizes = [name for name, _ in config.axes], [size for _, size in config.axes]
-    fixed = int(np.prod([size for size in sizes if size != -1]))
-    legal = fixed > 0 and sizes.count(-1) <= 1 and len(devices) % fixed == 0
-    sizes = [len(devices) // fixed if size == -1 else size for size in sizes] if legal else sizes
-    if not legal or int(np.prod(sizes)) != len(devices):
-        raise ValueError(
-            f"mesh {dict(config.axes)} does not fit {len(devices)} devices: "
-            "the sizes must multiply to that number, at most one may be -1"
-        )
+    names, sizes = [name for name, _ in config.axes], mesh_sizes(config, len(devices))
     auto = (AxisType.Auto,) * len(names)
     num_slices = count_slices(devices)
     if num_slices == 1:
-        return jax.make_mesh(tuple(sizes), tuple(names), axis_types=auto, devices=devices)
+        return jax.make_mesh(sizes, tuple(names), axis_types=auto, devices=devices)
     across = [num_slices if name == "data" else 1 for name in names]
     if "data" not in names or sizes[names.index("data")] % num_slices:
         raise ValueError(

@@ -109,3 +109,13 @@ def test_transfers_between_tpu_slices_are_sends_to_the_runtime() -> None:
     assert (found.kind, found.loop, found.group_size) == ("all-reduce", "body", 2)
     assert found.crosses_slices and found.asynchronous
     assert found.operand_bytes == found.received == 688 * 8 * 128 * 2
+
+
+def test_sums_on_sparse_cores_run_beside_products() -> None:
+    """As jax 0.11 writes them: a computation of their own, started by a custom call."""
+    text = GPU.replace("async-start(%g), calls=%wrapped", "custom-call-start(%g), calls=%wrapped")
+    found = {c.name: c for c in collectives(Program(text))}
+    assert found["reduce-scatter.1"].asynchronous and found["reduce-scatter.1"].loop == "body"
+    apart = GPU.replace("async-start(%g), calls=%wrapped", "custom-call(%g), calls=%wrapped")
+    found = {c.name: c for c in collectives(Program(apart))}
+    assert not found["reduce-scatter.1"].asynchronous

@@ -8,9 +8,10 @@ import pytest
 from lumina_jax.config import TransformerConfig
 from lumina_jax.experiment import LoraConfig, MeshConfig
 from lumina_jax.model.lora import count_adapter_params
-from lumina_jax.plan.costs import Step, sizes
+from lumina_jax.plan.costs import sizes
 from lumina_jax.plan.messages import Message, messages, per_layer
 from lumina_jax.plan.split import plan_layout, split_of
+from lumina_jax.plan.step import Step
 from lumina_jax.sharding import STRATEGIES
 
 L, D, N, K, H, F, V = 3, 16, 4, 2, 8, 24, 64
@@ -127,10 +128,24 @@ def test_mixed_meshes_combine() -> None:
 
 
 def test_adapters_are_all_that_is_summed() -> None:
-    lora = LoraConfig(rank=2)
+    """A factor with a width D is stored, gathered and scattered in parts; q's second has none and is summed whole."""
+    lora = LoraConfig(rank=2, targets=("q",))
     of = found("fsdp", {"fsdp": 4}, STEP._replace(lora=lora))
-    assert total(of, what="gradients") == 4 * count_adapter_params(CONFIG, lora) * 2 * 3 / 4
+    first, second = L * 2 * D * 2, L * 2 * 2 * N * H
+    assert first + second == 2 * count_adapter_params(CONFIG, lora)
+    assert total(of, what="gradients") == (first + 2 * second) * 3 / 4
+    assert total(of, what="weights", where="layers") == 2 * (L * 2 * LAYER + first) * 3 / 4
+
+
+def test_what_is_frozen_is_not_summed_and_nothing_goes_back_below_what_is_trained() -> None:
+    step = STEP._replace(trainable=("layers/.*/gate",))
+    of = found("fsdp", {"fsdp": 4}, step)
+    assert total(of, what="gradients") == L * 2 * D * F * 3 / 4
     assert total(of, what="weights", where="layers") == L * 2 * 2 * LAYER * 3 / 4
+    assert total(of, where="embedding", when="backward") == 0
+    head = found("fsdp", {"fsdp": 4}, STEP._replace(trainable=("head",)))
+    assert total(head, what="gradients") == 2 * V * D * 3 / 4
+    assert total(head, where="layers") == L * 2 * LAYER * 3 / 4
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -6,7 +6,7 @@ import pytest
 
 from lumina_jax.experiment import MeshConfig
 from lumina_jax.model.presets import PRESETS
-from lumina_jax.plan.costs import Step, hardware_flops, model_flops, traffic
+from lumina_jax.plan.costs import hardware_flops, mask_bytes, model_flops, traffic
 from lumina_jax.plan.messages import messages
 from lumina_jax.plan.roofline import (
     Assumptions,
@@ -18,6 +18,7 @@ from lumina_jax.plan.roofline import (
     run_lines,
 )
 from lumina_jax.plan.split import plan_layout
+from lumina_jax.plan.step import Step
 from lumina_jax.plan.topology import Topology
 
 CONFIG = replace(
@@ -94,14 +95,33 @@ def test_a_split_sequence_waits_for_its_last_part() -> None:
     assert more == pytest.approx(attention * (1 - 1 / 4))
 
 
-def test_products_in_int8_take_half_and_only_where_there_are_such() -> None:
-    int8 = STEP._replace(products="int8")
+def in_eight_bits(matmul_dtype: str) -> Step:
+    return STEP._replace(config=replace(CONFIG, matmul_dtype=matmul_dtype))
+
+
+def test_int8_is_of_products_forward_and_fp8_of_those_back_as_well() -> None:
     flops = hardware_flops(STEP)
-    found = project(int8, FSDP, SLICE, PERFECT)
     rest = flops.attention + flops.logits
-    assert found.arithmetic == pytest.approx((flops.products / 394e12 + rest / 197e12) / 256)
+    found = project(in_eight_bits("int8"), FSDP, SLICE, PERFECT)
+    slow = (flops.gradients + rest) / 197e12
+    assert found.arithmetic == pytest.approx((flops.products / 394e12 + slow) / 256)
+    eight = Topology.parse("h100:32x8")
+    found = project(in_eight_bits("fp8"), FSDP, eight, PERFECT)
+    both = (flops.products + flops.gradients) / 1978e12
+    assert found.arithmetic == pytest.approx((both + rest / 989e12) / 256)
     with pytest.raises(ValueError, match="v5e has no products in fp8"):
-        project(STEP._replace(products="fp8"), FSDP, SLICE)
+        project(in_eight_bits("fp8"), FSDP, SLICE)
+
+
+def test_masks_are_read_on_gpus_alone_and_all_pairs_computed_where_a_sequence_is_split() -> None:
+    nodes, packed = Topology.parse("h100:32x8"), STEP._replace(packed=True)
+    more = project(packed, FSDP, nodes, PERFECT).memory - project(STEP, FSDP, nodes, PERFECT).memory
+    assert more == pytest.approx(mask_bytes(packed, FSDP) / 3350e9)
+    assert project(packed, FSDP, SLICE, PERFECT) == project(STEP, FSDP, SLICE, PERFECT)
+    layout = plan_layout(MeshConfig("fsdp_sequence", (("fsdp", 64), ("sequence", 4))), 256)
+    attention = hardware_flops(STEP).attention / 256 / 989e12
+    split, whole = (project(STEP, of, nodes, PERFECT).arithmetic for of in (layout, FSDP))
+    assert split - whole == pytest.approx(attention * 4095 / 4097)
 
 
 def test_no_projection_without_rates() -> None:
@@ -129,10 +149,10 @@ def test_no_projection_without_rates() -> None:
         ("v5e:16x16", 2048, "full", 0.611),  # MaxText, 16B on a v5e-256
     ],
 )
-def test_defaults_lie_near_published_runs(
+def test_defaults_lie_near_the_runs_they_were_chosen_by(
     name: str, columns: int, remat: str, published: float
 ) -> None:
-    """Within seven hundredths of peak, for a 7B."""
+    """Within 0.07 of peak, for a 7B; the shares were chosen with these runs in view, which proves little."""
     topology, config = Topology.parse(name), replace(CONFIG, remat=remat)
     layout = plan_layout(MeshConfig("fsdp", (("fsdp", -1),)), topology.num_devices)
     step = Step(config, 4 * topology.num_devices, columns)

@@ -66,7 +66,8 @@ def test_a_policy_that_keeps_more_needs_more(run_file: str):
 
 def test_the_fastest_projection_that_fits_is_best(run_file: str):
     compiler = Compiler(lambda run: run.model.transformer.remat == "full")
-    result, found, said = search(run_file, compiler)
+    options = replace(OPTIONS, max_compiles=500)
+    result, found, said = search(run_file, compiler, options)
     assert found and result["best"] in said and "--model.transformer.remat full" in result["best"]
     counted = counted_candidates(load_run_file(run_file), V5E, OPTIONS)
     fastest = min(each.seconds for each in counted if each.candidate.remat == "full")
@@ -75,15 +76,27 @@ def test_the_fastest_projection_that_fits_is_best(run_file: str):
     assert [index for _, _, index in compiler.asked[-2:]] == [1, 0]  # the longer rows first
 
 
-def test_larger_candidates_of_a_policy_that_failed_are_passed_over(run_file: str):
+def test_larger_candidates_of_a_mesh_and_policy_that_failed_are_passed_over(run_file: str):
+    """And no others: what one mesh has no room for another may have."""
     compiler = Compiler(lambda run: False)
-    result, found, said = search(run_file, compiler, PlanOptions("v5e:2x2", max_compiles=50))
+    result, found, said = search(run_file, compiler, PlanOptions("v5e:2x2", max_compiles=500))
     assert not found and "none of the" in said
     least: dict[str, list[int]] = {}
     for row in result["tried"]:
-        remat = row["candidate"].split("--model.transformer.remat ")[1].split()[0]
-        least.setdefault(remat, []).append(row["least_memory"])
-    assert least and all(sizes == sorted(set(sizes), reverse=True) for sizes in least.values())
+        flags = row["candidate"].split(" --train.accumulation")[0]
+        least.setdefault(flags, []).append(row["least_memory"])
+    assert all(sizes == sorted(set(sizes), reverse=True) for sizes in least.values())
+    counted = counted_candidates(load_run_file(run_file), V5E, OPTIONS)
+    assert len(least) == len({(each.candidate.mesh, each.candidate.remat) for each in counted})
+
+
+def test_results_of_another_program_are_not_taken(run_file: str, tmp_path: Path, monkeypatch):
+    options = PlanOptions("v5e:2x2", max_compiles=1, results=tmp_path / "results.json")
+    search(run_file, Compiler(lambda run: True), options)
+    monkeypatch.setattr("lumina_jax.plan.search._made_with", lambda: ["other sources"])
+    second = Compiler(lambda run: False)
+    search(run_file, second, options)
+    assert second.asked
 
 
 def test_compiles_are_bounded(run_file: str):
@@ -93,7 +106,7 @@ def test_compiles_are_bounded(run_file: str):
 
 
 def test_a_second_search_reads_the_results_of_the_first(run_file: str, tmp_path: Path):
-    options = PlanOptions("v5e:2x2", results=tmp_path / "results.json")
+    options = PlanOptions("v5e:2x2", max_compiles=500, results=tmp_path / "results.json")
     first = Compiler(lambda run: run.model.transformer.remat == "full")
     best = search(run_file, first, options)[0]["best"]
     second = Compiler(lambda run: False)
