@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from lumina_jax.compiler_options import compiler_options
 from lumina_jax.data.pipeline import rows_of_records
@@ -76,12 +77,15 @@ def train_program(
 
     abstract = jax.eval_shape(lambda: init(jax.random.key(0)))
     places = shardings(abstract)
+    mesh = (
+        layout.mesh
+    )  # an abstract one, of devices that nobody has, is counted and never compiled for
     jitted = jax.jit(
         run_step,
         in_shardings=(places, batch_sharding(layout)),
         out_shardings=(places, replicated(layout)),
         donate_argnums=0,
-        compiler_options=compiler_options(layout.mesh.devices),
+        compiler_options=compiler_options(mesh.devices) if isinstance(mesh, Mesh) else None,
     )
     return TrainProgram(jitted, jax.tree.map(_placed, abstract, places), init)
 

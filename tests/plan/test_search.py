@@ -15,7 +15,7 @@ from lumina_jax.plan.split import plan_layout
 from lumina_jax.plan.topology import Topology
 
 V5E = Topology.parse("v5e:2x2")
-OPTIONS = PlanOptions("v5e:2x2")
+OPTIONS = PlanOptions("v5e:2x2", max_compiles=50)
 
 
 class Compiler:
@@ -77,7 +77,7 @@ def test_the_fastest_projection_that_fits_is_best(run_file: str):
 
 def test_larger_candidates_of_a_policy_that_failed_are_passed_over(run_file: str):
     compiler = Compiler(lambda run: False)
-    result, found, said = search(run_file, compiler, PlanOptions("v5e:2x2", max_compiles=50))
+    result, found, said = search(run_file, compiler)
     assert not found and "none of the" in said
     least: dict[str, list[int]] = {}
     for row in result["tried"]:
@@ -93,7 +93,7 @@ def test_compiles_are_bounded(run_file: str):
 
 
 def test_a_second_search_reads_the_results_of_the_first(run_file: str, tmp_path: Path):
-    options = PlanOptions("v5e:2x2", results=tmp_path / "results.json")
+    options = replace(OPTIONS, results=tmp_path / "results.json")
     first = Compiler(lambda run: run.model.transformer.remat == "full")
     best = search(run_file, first, options)[0]["best"]
     second = Compiler(lambda run: False)
