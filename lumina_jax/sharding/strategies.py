@@ -128,7 +128,9 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
             f"a multiple of {num_slices}, such as strategy data_fsdp with axes data {num_slices}, fsdp -1"
         )
     within = [size // ways for size, ways in zip(sizes, across, strict=True)]
-    grid = mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    grid = mesh_utils.create_hybrid_device_mesh(
+        within, across, devices, allow_split_physical_axes=True
+    )
     return Mesh(grid, tuple(names), axis_types=auto)
 
 

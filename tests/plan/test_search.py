@@ -15,7 +15,7 @@ from lumina_jax.plan.split import plan_layout
 from lumina_jax.plan.topology import Topology
 
 V5E = Topology.parse("v5e:2x2")
-OPTIONS = PlanOptions("v5e:2x2")
+OPTIONS = PlanOptions("v5e:2x2", max_compiles=50)
 
 
 class Compiler:
