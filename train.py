@@ -26,13 +26,17 @@ def main() -> None:
         from lumina_jax.evals.hooks import make_on_eval
         from lumina_jax.train.loop import train
 
-        train(
+        outcome = train(
             experiment,
             options.workdir,
             init=options.init,
             data_dir=options.data_dir,
             on_eval=make_on_eval(experiment),
         )
+    if not outcome.finished:
+        from lumina_jax.train.signals import STOPPED_CODE
+
+        sys.exit(STOPPED_CODE)
 
 
 if __name__ == "__main__":

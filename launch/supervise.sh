@@ -3,12 +3,19 @@
 #
 #   launch/supervise.sh python train.py RUN_FILE --workdir DIR …
 #
-# It ends with the command's code where that is 0 (done, or stopped by a signal), 2 (a setting or the loss: somebody must
-# look) or 130 (Ctrl-C twice), once the command was restarted RESTARTS times, or after five ends in a row within two
-# minutes of their start. SIGTERM and Ctrl-C go to the command as SIGTERM, which saves and stops.
+# It ends with the command's code where that is 0 (done), 2 (a setting or the loss: somebody must look) or 130 (Ctrl-C
+# twice), once the command was restarted RESTARTS times, or after TRIES lives in a row that saved no new checkpoint.
+# SIGTERM and Ctrl-C go to the command as SIGTERM, which saves and stops with 75; so does this script. A 75 for which
+# it was not asked itself (another host of the cluster was) is started again. The code is also written to the file ENDED.
 set -u
-restarts=${RESTARTS:-100000} pause=${PAUSE:-60} # of seconds, before it is started again
-quick=0 stopping=0 child=
+restarts=${RESTARTS:-100000} tries=${TRIES:-5} pause=${PAUSE:-60} # of seconds, before it is started again
+stopping=0 child=
+python='' workdir='' before='' # of the command: what stands before train.py, and where the run is
+for word in "$@"; do
+  case $before in *train.py) workdir=runs/$(basename "$word" .py) ;; --workdir) workdir=$word ;; esac
+  case $word in *train.py) python=$before ;; --workdir=*) workdir=${word#*=} ;; esac
+  before=$word
+done
 
 stop() {
   stopping=1
@@ -16,8 +23,15 @@ stop() {
 }
 trap stop TERM INT
 
+end() {
+  if [ -n "${ENDED:-}" ]; then echo "$1" >"$ENDED"; fi
+  exit "$1"
+}
+
+saved() { if [ -n "$python" ]; then "$python" -m lumina_jax.cluster.progress "$workdir" 2>/dev/null; fi; }
+
+fruitless=0 newest=unknown
 while :; do
-  begun=$SECONDS
   "$@" &
   child=$!
   wait "$child"
@@ -27,16 +41,18 @@ while :; do
     code=$?
   done
   sleep "${LOG_SECONDS:-5}" # for the last lines of its log, where a container or a step ends with this script
-  case $code in 0 | 2 | 130) exit "$code" ;; esac
-  if [ "$stopping" = 1 ] || [ "$restarts" -le 0 ]; then exit "$code"; fi
-  if [ $((SECONDS - begun)) -lt 120 ]; then quick=$((quick + 1)); else quick=0; fi
-  if [ "$quick" -ge 5 ]; then
-    echo "ended with code $code, the fifth time within two minutes; somebody must look" >&2
-    exit "$code"
+  case $code in 0 | 2 | 130) end "$code" ;; esac
+  if [ "$stopping" = 1 ] || [ "$restarts" -le 0 ]; then end "$code"; fi
+  found=$(saved)
+  if [ "$found" != "$newest" ]; then fruitless=0 newest=$found; fi
+  if [ "$code" != 75 ]; then fruitless=$((fruitless + 1)); fi
+  if [ "$fruitless" -ge "$tries" ]; then
+    echo "ended with code $code, after $tries lives without a new checkpoint; somebody must look" >&2
+    end "$code"
   fi
   restarts=$((restarts - 1))
   echo "ended with code $code, again in $pause seconds" >&2
   sleep "$pause" &
   wait $! # so that a signal ends it
-  if [ "$stopping" = 1 ]; then exit "$code"; fi
+  if [ "$stopping" = 1 ]; then end "$code"; fi
 done

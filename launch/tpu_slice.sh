@@ -3,6 +3,7 @@
 #
 #   launch/tpu_slice.sh NAME v5litepod-64 us-west4-a configs/fp_sft_7b.py gs://BUCKET/run [train.py's options …]
 #
+# The hosts have the code and the shipped model alone: data and assets must be in the bucket (docs/clusters.md).
 # From the repository's folder, with gcloud logged in. SPOT=1 asks for a preemptible slice, RUNTIME=… for another image.
 # The slice stays after the run; `gcloud compute tpus queued-resources delete NAME --zone ZONE --force` gives it back.
 set -euo pipefail
@@ -36,7 +37,9 @@ create() {
 set_up() {
   local code
   code=$(mktemp --suffix=.tar.gz)
-  tar --exclude-vcs --exclude='./.venv*' --exclude=./runs --exclude=./.cache -czf "$code" .
+  # what an image gets, and the shipped model
+  # shellcheck disable=SC2046
+  tar --exclude=__pycache__ -czf "$code" $(sed -n 's/^!//p' .dockerignore)
   tpus tpu-vm scp "$code" "$name:lumina_jax.tar.gz" --worker=all
   rm "$code"
   on_all "set -e; mkdir -p lumina_jax; cd lumina_jax; tar xzf ../lumina_jax.tar.gz
@@ -49,11 +52,15 @@ set_up() {
 # On every host, whether or not this terminal lives on; the run's log is $workdir/logs/, this file that of the supervisor.
 start() {
   stop
-  on_all "cd lumina_jax; rm -f ended; nohup setsid bash -c 'launch/supervise.sh .venv/bin/python train.py \
-$run_file --workdir $workdir$options & echo \$! > pid; wait \$!; echo \$? > ended' > supervise.log 2>&1 < /dev/null &"
+  on_all "cd lumina_jax; rm -f ended; ENDED=ended nohup setsid launch/supervise.sh .venv/bin/python train.py \
+$run_file --workdir $workdir$options > supervise.log 2>&1 < /dev/null & echo \$! > pid"
 }
 
-stop() { on_all "! test -e lumina_jax/pid || kill -TERM \$(cat lumina_jax/pid) 2>/dev/null || true"; }
+# Returns once they have saved.
+stop() {
+  on_all "cd lumina_jax; ! test -e pid || kill -TERM \$(cat pid) 2>/dev/null || exit 0
+    for second in \$(seq 300); do test -e pid && kill -0 \$(cat pid) 2>/dev/null && sleep 1 || break; done"
+}
 
 # new, running, silent, or the highest code with which a host has ended.
 hosts() {
@@ -78,6 +85,8 @@ while :; do
         set_up
         start
         begun=1
+      elif [ "$found" = 75 ]; then # a machine that was told to go is there again, or still there
+        start || true
       else
         echo "ended with code $found; logs: $workdir/logs" >&2
         stop # hosts that wait for one that ended

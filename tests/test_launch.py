@@ -10,6 +10,10 @@ import pytest
 import yaml
 
 from lumina_jax.cli import parse_run
+from lumina_jax.data_config import RecordSource
+from lumina_jax.experiment import Experiment
+from lumina_jax.plan.split import plan_layout
+from lumina_jax.train.program import check_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "launch"
@@ -29,13 +33,49 @@ def commands(text: str) -> list[list[str]]:
     ]
     found = []
     for line in lines:
-        line = re.sub(r"\"?\$\{?([\w@]+)\}?\"?", lambda match: SHELL_WORDS[match[1]], line)
         command = re.split(r"train\.py\s+", line)[-1]
-        command = re.split(r"[;|&`'…\[]| #", command)[0]
+        command = re.sub(r"\"?\$\{?([\w@]+)\}?\"?", lambda match: SHELL_WORDS[match[1]], command)
+        command = re.split(r"[;|&`'…\[>]| #", command)[0]
         if command.count('"') % 2:  # the end of a longer string
             command = command.rpartition('"')[0]
         found.append(shlex.split(command))
     return found
+
+
+def launches(text: str) -> list[tuple[int, list[str]]]:
+    """(chips, train.py's arguments) of every `launch/tpu_slice.sh …`, `sbatch launch/slurm_a100.sbatch …` of a text."""
+    found = []
+    for line in re.sub(r"\\\n#?", " ", text).splitlines():
+        slices = re.search(r"launch/tpu_slice\.sh \S+ v(5litepod|6e)-(\d+) \S+ (configs/.*)", line)
+        slurm = re.search(r"sbatch launch/slurm_a100\.sbatch (configs/.*)", line)
+        rest = slices[3] if slices else slurm[1] if slurm else None
+        if rest is not None:
+            chips = int(slices[2]) if slices else gpus_of_slurm()
+            run_file, workdir, *options = shlex.split(rest.split("[")[0])
+            found.append((chips, [run_file, "--workdir", workdir, *options]))
+    return found
+
+
+def gpus_of_slurm() -> int:
+    """Of the whole job."""
+    text = (LAUNCH / "slurm_a100.sbatch").read_text()
+    nodes, gpus = (
+        re.search(rf"^#SBATCH --{name}=(\d+)", text, re.M) for name in ("nodes", "gpus-per-node")
+    )
+    assert nodes and gpus
+    return int(nodes[1]) * int(gpus[1])
+
+
+def assert_divides(experiment: Experiment, chips: int) -> None:
+    """Its batches, over as many chips."""
+    check_batches(experiment, plan_layout(experiment.train.mesh, chips))
+
+
+def paths_of(options: list[str]) -> list[str]:
+    """What a run reads and writes."""
+    run, experiment = parse_run(options)
+    sources = [str(x.path) for x in experiment.data.sources if isinstance(x, RecordSource)]
+    return [str(run.workdir), str(run.init), experiment.assets, *sources]
 
 
 def jobset() -> dict:
@@ -57,6 +97,32 @@ def test_train_py_takes_what_is_passed(path: Path, monkeypatch: pytest.MonkeyPat
     assert found or path.name == "supervise.sh"
     for command in found:
         parse_run(command)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("launch/tpu_slice.sh", 1), ("launch/slurm_a100.sbatch", 1), ("docs/clusters.md", 2)],
+)
+def test_batches_divide_over_the_chips_that_a_launch_names(
+    name: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    found = launches((ROOT / name).read_text())
+    assert len(found) == count
+    for chips, command in found:
+        experiment = parse_run(command)[1]
+        assert_divides(experiment, chips)
+        if name.startswith("docs") and command[2].startswith("gs://"):
+            assert all(path.startswith("gs://") for path in paths_of(command))
+
+
+def test_batches_that_do_not_divide_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    ((chips, command),) = launches(
+        "launch/tpu_slice.sh x v5litepod-256 z configs/fp_sft_7b.py gs://a/b"
+    )
+    with pytest.raises(ValueError, match="batch_size 64 does not divide over the mesh"):
+        assert_divides(parse_run(command)[1], chips)
 
 
 def test_flags_that_are_not_there_are_noticed() -> None:
@@ -85,6 +151,8 @@ def test_the_job_of_two_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     run, experiment = parse_run(options)
     assert (run.distributed, str(run.workdir)) == ("auto", "gs://BUCKET/run")
     assert experiment.train.mesh.num_devices == chips * job["replicas"]
+    assert_divides(experiment, chips * job["replicas"])
+    assert all(path.startswith("gs://BUCKET/") for path in paths_of(options))
     assert dict(experiment.train.mesh.axes)["data"] == job["replicas"]
 
 
@@ -101,40 +169,3 @@ def test_the_image_copies_what_is_there_and_runs_without_root() -> None:
         )
     assert ["ARG", "ACCELERATOR=tpu"] in words and ["USER", "lumina"] in words
     assert "lumina_jax/assets" in given and given.index("*") < given.index("!lumina_jax")
-
-
-SUPERVISED = {  # codes of the lives -> the supervisor's code
-    "done": ([0], 0),
-    "a setting": ([2, 0], 2),
-    "Ctrl-C twice": ([130, 0], 130),
-    "a hang, an abort, done": ([3, 134, 0], 0),
-    "five in a row": ([1, 1, 1, 1, 1, 0], 1),
-}
-
-
-@pytest.mark.parametrize("case", SUPERVISED)
-def test_the_supervisor_starts_again_what_it_helps(case: str, tmp_path: Path) -> None:
-    codes, expected = SUPERVISED[case]
-    lives = tmp_path / "lives"
-    lives.write_text("".join(f"{code}\n" for code in codes))
-    life = f"code=$(head -n 1 {lives}); sed -i 1d {lives}; exit $code"
-    environment = {"PAUSE": "0", "LOG_SECONDS": "0", "PATH": "/usr/bin:/bin"}
-    command = [LAUNCH / "supervise.sh", "bash", "-c", life]
-    assert subprocess.run(command, env=environment, timeout=60).returncode == expected
-    left = lives.read_text().split()
-    assert left == ([] if expected == 0 else ["0"])
-
-
-def test_the_supervisor_hands_sigterm_on_and_ends(tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    at_the_end = f"sleep 0.2; echo saved >> {said}; exit 0"
-    life = f"trap '{at_the_end}' TERM; echo begun > {said}; sleep 30 & wait"
-    environment = {"LOG_SECONDS": "0", "PATH": "/usr/bin:/bin"}
-    with subprocess.Popen(
-        [LAUNCH / "supervise.sh", "bash", "-c", life], env=environment
-    ) as process:
-        while not said.exists():
-            pass
-        process.terminate()
-        assert process.wait(timeout=20) == 0
-    assert said.read_text().split() == ["begun", "saved"]

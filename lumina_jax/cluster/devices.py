@@ -14,19 +14,23 @@ _PLACES = (
 def local_devices(variables: Mapping[str, str], files: Path = Path("/dev")) -> list[int] | None:
     """The ordinals, among the GPUs that this process sees, of those that are its own; None: no launcher or no GPUs.
 
-    All of them where it is alone on its node or the launcher shows each process others; else an equal share. Raises
-    ValueError where GPUs do not divide over the processes of the node. `files`: where devices are listed.
+    All of them where it is alone on its node, or where the node has as many again for each of its other processes:
+    then its launcher shows each its own. Else an equal share. Raises ValueError where GPUs do not divide over the
+    processes of the node. `files`: where devices are listed.
     """
     place, seen = _place(variables), _visible(variables, files)
     if place is None or seen == 0:
         return None
     processes, mine = place
-    on_node = int(variables.get("SLURM_GPUS_ON_NODE") or seen)
-    if processes == 1 or seen == 1 or seen < on_node:
+    # SLURM's job may have a part of the node; a mask of a part that is meant for all can't be told from one's own
+    # where it would do for each, and devices taken twice are an error of NCCL's, where idle ones are silent
+    on_node = int(variables.get("SLURM_GPUS_ON_NODE") or _listed(files))
+    if processes == 1 or seen == 1 or seen * processes <= on_node:
         return list(range(seen))
     if seen % processes:
         raise ValueError(
-            f"{seen} GPUs do not divide over {processes} processes of this node: start one process a node, or one a GPU"
+            f"{seen} GPUs do not divide over {processes} processes of this node: start one process a node, or one a "
+            "GPU, or name each one's own by JAX_LOCAL_DEVICE_IDS"
         )
     share = seen // processes
     return list(range(mine * share, (mine + 1) * share))
@@ -59,6 +63,11 @@ def _visible(variables: Mapping[str, str], files: Path) -> int:
     """How many NVIDIA GPUs this process sees."""
     masked = variables.get("CUDA_VISIBLE_DEVICES")
     if masked is None:
-        return sum(re.fullmatch(r"nvidia\d+", file.name) is not None for file in files.iterdir())
+        return _listed(files)
     names = [name.strip() for name in masked.split(",")]
     return len([name for name in names if name not in ("", "-1", "NoDevFiles")])
+
+
+def _listed(files: Path) -> int:
+    """How many NVIDIA GPUs this node has."""
+    return sum(re.fullmatch(r"nvidia\d+", file.name) is not None for file in files.iterdir())

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from lumina_jax.cli import explain
 from lumina_jax.cluster.host_log import AGAIN, PEER_DIED, HostLog, one_line, say
@@ -26,24 +27,33 @@ def ending_together(workdir: str | Path) -> Iterator[None]:
     """
     import jax
 
-    if jax.process_count() == 1:
+    if not jax.distributed.is_initialized():
         yield
         return
-    first = jax.process_index() == 0
-    log = HostLog(workdir, jax.process_index(), _header(), on_screen=first)
-    try:
+    log = None
+    try:  # also where devices are looked for, and where a folder is made
+        if jax.process_count() > 1:
+            first = jax.process_index() == 0
+            log = HostLog(workdir, jax.process_index(), _header(), on_screen=first)
         yield
     except BaseException as error:
-        line, code = end_of(error)
-        say(line)
+        end_at_once(error, log)
+    if log is not None:
         log.close()
-        if first:
-            time.sleep(LAST_WORDS_SECONDS)
-        else:
-            say(line)  # now on the screen, too
-        sys.stderr.flush()
-        os._exit(code)
-    log.close()
+
+
+def end_at_once(error: BaseException, log: HostLog | None = None) -> NoReturn:
+    """End this process of a cluster by an error: an orderly end would wait for the others."""
+    line, code = end_of(error)
+    say(line)
+    if log is not None:
+        log.close()
+        if not log.on_screen:
+            say(line)
+    if log is None or log.on_screen:  # the first process, perhaps
+        time.sleep(LAST_WORDS_SECONDS)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 # What jax's errors say that come of others: of gloo, of NCCL, of the coordination service, of its barriers.

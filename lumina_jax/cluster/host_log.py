@@ -31,6 +31,7 @@ class HostLog:
 
     def __init__(self, workdir: str | Path, process: int, header: str, on_screen: bool):
         """`on_screen`: whether it goes on to the screen, too. Raises OSError where the folder can't be made."""
+        self.on_screen = on_screen
         folder = as_path(workdir) / "logs"
         make_folder(folder)
         self.file = folder / f"host-{process}.log"

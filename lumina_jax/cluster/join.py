@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from lumina_jax.cli import Distributed
 from lumina_jax.cluster.devices import local_devices
+from lumina_jax.cluster.ending import end_at_once
 from lumina_jax.cluster.environments import Environment, Variables, find_cluster
 from lumina_jax.cluster.host_log import AGAIN, one_line, say
 from lumina_jax.train.watchdog import EXIT_CODE
@@ -57,8 +58,11 @@ def join_cluster(
         raise ValueError(
             f"{found.name}: cannot join: {one_line(error)}; --distributed no runs without the others"
         ) from error
-    if jax.process_index() == 0:
-        say(_summary(found, variables))
+    try:
+        if jax.process_index() == 0:  # looks for devices
+            say(_summary(found, variables))
+    except Exception as error:
+        end_at_once(error)
     return True
 
 
@@ -102,7 +106,9 @@ def _summary(found: Environment, variables: Variables) -> str:
     import jax
 
     counts = sorted(set(Counter(device.process_index for device in jax.devices()).values()))
-    slices = len({getattr(device, "slice_index", 0) for device in jax.devices()})
+    # of GPUs too XLA counts slices: one a boot of a machine
+    tpus = [device for device in jax.devices() if device.platform == "tpu"]
+    slices = len({getattr(device, "slice_index", 0) for device in tpus})
     several = f" in {slices} slices" if slices > 1 else ""
     address = variables.get("JAX_COORDINATOR_ADDRESS") or socket.gethostname()
     return (

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,6 +37,13 @@ from lumina_jax.train.workdir import claim_workdir
 OnEval = Callable[[Any, int, Path], Mapping[str, float]]  # (state, step, workdir) -> metrics
 
 
+class Outcome(NamedTuple):
+    """What a run left when it returned."""
+
+    model: Path  # the released model's folder
+    finished: bool  # whether its last step is done; else a signal stopped it before
+
+
 def train(
     experiment: Experiment,
     workdir: str | Path,
@@ -44,8 +51,8 @@ def train(
     init: str | Path | None = None,
     data_dir: str | Path | None = None,
     on_eval: OnEval | None = None,
-) -> Path:
-    """Train to the end, or from the last checkpoint in `workdir` on; returns the released model's folder.
+) -> Outcome:
+    """Train to the end, or from the last checkpoint in `workdir` on.
 
     `init`: a model checkpoint whose weights start a fresh run. `data_dir`: where drawn and tokenised data are
     kept, shared by runs (default: workdir/data). Ctrl-C and SIGTERM save and return. Raises ValueError for a
@@ -67,10 +74,10 @@ def train(
         run = _Run(experiment, workdir, trainee, curriculum, layout, checkpoints, on_eval)
         state = run.start(init)
         run.open_data(data_dir, init)
-        run.to_the_end(state)
+        finished = run.to_the_end(state)
     finally:
         checkpoints.close()
-    return workdir / "model"
+    return Outcome(workdir / "model", finished)
 
 
 class _Run:
@@ -146,8 +153,8 @@ class _Run:
             trainee = make_trainee(held_out, Curriculum(held_out.train.stages), self.layout, init)
             self.held_out = HeldOut(trainee, self.layout, self.shardings, data_dir)
 
-    def to_the_end(self, state: Any) -> None:
-        """Train until the curriculum ends or a signal asks to stop; save either way."""
+    def to_the_end(self, state: Any) -> bool:
+        """Train until the curriculum ends or a signal asks to stop; save either way. Whether it ended."""
         settings, total = self.experiment.train, self.curriculum.total_steps
         step = self.saved = int(state.step)
         nonfinite = NonFiniteSteps(
@@ -190,9 +197,9 @@ class _Run:
             self.checkpoints.wait()
         if jax.process_index() == 0:
             draw_curve(self.workdir, self.curriculum.boundaries)
-        say(
-            f"{'finished' if step == total else 'stopped'} at step {step}: {self.workdir / 'model'}"
-        )
+        finished = step == total
+        say(f"{'finished' if finished else 'stopped'} at step {step}: {self.workdir / 'model'}")
+        return finished
 
     def _advance(self, state: Any, batch: Batch) -> tuple[Any, Any]:
         """One step, sent to the devices."""

@@ -11,6 +11,10 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+STOPPED_CODE = (
+    75  # EX_TEMPFAIL: of a run that a signal stopped before its last step; the same command goes on
+)
+
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[int], bool]]:

@@ -60,6 +60,25 @@ def test_without_a_mask_all_devices_of_the_node_are_seen(tmp_path: Path) -> None
     assert local_devices(mpi(1, 0), tmp_path) == [0, 1]
 
 
+OF_EIGHT = {  # (processes, which of them, its mask) on a node of eight GPUs -> its own
+    "halves, each sees its own": ((2, 1, "4,5,6,7"), [0, 1, 2, 3]),
+    "pairs, each sees its own": ((4, 2, "4,5"), [0, 1]),
+    "one sees all": ((2, 1, EIGHT), [4, 5, 6, 7]),
+    "a part of the node for all": ((4, 3, "0,1,2,3"), [3]),
+    "no mask": ((2, 0, None), [0, 1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("case", OF_EIGHT)
+def test_a_mask_of_ones_own_is_told_from_a_nodes(case: str, tmp_path: Path) -> None:
+    for index in range(8):
+        (tmp_path / f"nvidia{index}").touch()
+    given, devices = OF_EIGHT[case]
+    assert local_devices(mpi(*given), tmp_path) == devices
+    part = slurm("2(x2)", 0, 1, "2,3,6,7", 4)  # SLURM gave the job half of the node
+    assert local_devices(part, tmp_path) == [2, 3]
+
+
 def test_gpus_that_do_not_divide_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="8 GPUs do not divide over 3 processes"):
         local_devices(slurm("3(x2)", 0, 1), tmp_path)

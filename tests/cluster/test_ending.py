@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from lumina_jax.checkpoint import digest
+from lumina_jax.cluster import ending
 from lumina_jax.cluster.ending import end_of, ending_together
 from lumina_jax.cluster.host_log import AGAIN, PEER_DIED
 from lumina_jax.experiment import Experiment
@@ -89,6 +90,23 @@ def test_a_single_process_raises_as_ever(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_host_that_cannot_make_its_log_ends_at_once(tmp_path: Path, monkeypatch, capsys) -> None:
+    class Ended(BaseException):
+        """In place of the process."""
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(ending.os, "_exit", end)
+    monkeypatch.setattr(ending.time, "sleep", lambda _: None)
+    (tmp_path / "logs").touch()
+    with pytest.raises(Ended, match="2"), ending_together(tmp_path):
+        pytest.fail("it went on")
+    assert f"error: [Errno 17] File exists: '{tmp_path / 'logs'}'" in capsys.readouterr().err
+
+
 @pytest.mark.multihost
 def test_an_error_of_one_ends_both_with_a_line(tiny_run: Callable[..., Experiment], tmp_path: Path):
     run_file, workdir = write_run_file(tmp_path / "run.py", tiny_run()), tmp_path / "run"
@@ -107,22 +125,21 @@ def test_an_error_of_one_ends_both_with_a_line(tiny_run: Callable[..., Experimen
 def test_one_killed_ends_both_and_the_pair_goes_on_as_if_nothing_had_been(
     tiny_run: Callable[..., Experiment], tmp_path: Path
 ):
-    stages = tuple(replace(stage, steps=20) for stage in tiny_run().train.stages)
+    stages = tuple(replace(stage, steps=10) for stage in tiny_run().train.stages)
     run_file = write_run_file(tmp_path / "run.py", tiny_run(stages=stages, save_every=5))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_to_the_end(run_file, whole)
-    kill_one(start_pair(run_file, killed), 1, 12, killed)
-    kill_one(start_pair(run_file, killed), 0, 27, killed)  # the one that leads the cluster
+    kill_one(start_pair(run_file, killed), 0, 12, killed)  # the one that leads the cluster
     run_to_the_end(run_file, killed)
-    assert [step for step, _ in losses(killed)] == list(range(1, 41))
+    assert [step for step, _ in losses(killed)] == list(range(1, 21))
     assert losses(killed) == losses(whole)
     assert digest(killed / "model", "transformer") == digest(whole / "model", "transformer")
 
     first, second = log_of(killed, 0), log_of(killed, 1)
-    assert first.count("===") == second.count("===") == 3  # three lives
+    assert first.count("===") == second.count("===") == 2  # two lives
     assert "process 1 of 2" in second and "2 of 4 cpu devices" in second
-    assert "resuming" in first and "finished at step 40" in first
+    assert "resuming" in first and "finished at step 20" in first
     shown = [screen_of(whole, index).read_text() for index in range(2)]
     assert "cluster: 2 processes with 2 cpu devices each; coordinator 127.0.0.1:" in shown[0]
-    assert "finished at step 40" in shown[0]
+    assert "finished at step 20" in shown[0]
     assert "%|" not in shown[1] and "transformer" not in shown[1]  # quiet

@@ -26,6 +26,7 @@ from lumina_jax.experiment import Experiment
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.train.loop import train
 from lumina_jax.train.reporting import Report
+from lumina_jax.train.signals import STOPPED_CODE
 
 following = Report.next
 
@@ -37,7 +38,21 @@ def noted(self, batches):
 
 Report.next = noted
 # first
-train(config_from_dict(Experiment, json.loads(config)), workdir)
+outcome = train(config_from_dict(Experiment, json.loads(config)), workdir)
+sys.exit(0 if outcome.finished else STOPPED_CODE)
+"""
+# Code for `start`: the first process sends itself a signal once it has begun its `batch`-th batch.
+STOP_AT = """
+import os
+counted, begun = Report.next, []
+
+def stopping(self, batches):
+    begun.append(1)
+    if len(begun) == {batch} and index == "0":
+        os.kill(os.getpid(), {number})
+    return counted(self, batches)
+
+Report.next = stopping
 """
 QUICKLY = "--xla_backend_optimization_level=0"  # compile more than compute
 
@@ -77,9 +92,9 @@ def start_cluster(
     ]
 
 
-def finish(process: subprocess.Popen, workdir: Path) -> None:
-    """It must end well."""
-    assert process.wait(timeout=600) == 0, log_of(workdir).read_text()
+def finish(process: subprocess.Popen, workdir: Path, code: int = 0) -> None:
+    """It must end well: with 0, or with the code of one that was stopped."""
+    assert process.wait(timeout=600) == code, log_of(workdir).read_text()
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -118,7 +118,7 @@ def test_a_bucket_that_stops_answering_damages_nothing(fake_gcs):
 @pytest.mark.slow
 def test_a_run_goes_on_in_its_bucket_past_a_damaged_checkpoint(tiny_run, fake_gcs, capsys):
     experiment, workdir = in_bucket(tiny_run(save_every=4), fake_gcs), f"{fake_gcs.url}/run"
-    model = train(experiment, workdir)
+    model = train(experiment, workdir).model
     before, weights = losses(workdir), digest(model)
     for name in fake_gcs.names():
         if name.startswith("run/checkpoints/8/") and "/d/" in name:

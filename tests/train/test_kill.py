@@ -20,9 +20,11 @@ from lumina_jax.data.shards import open_shards
 from lumina_jax.data_config import DataConfig, RecordSource
 from lumina_jax.experiment import Experiment, OptimizerConfig
 from lumina_jax.train.metrics import read_metrics
+from lumina_jax.train.signals import STOPPED_CODE
 from tests.train.processes import (
     QUICKLY,
     ROOT,
+    STOP_AT,
     finish,
     kill,
     kill_at,
@@ -160,13 +162,10 @@ def test_quick_run_killed_at_a_random_step_equals_uninterrupted(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_with_0(tiny_run, whole, tmp_path: Path, number):
+def test_a_signal_saves_and_exits_with_75(tiny_run, whole, tmp_path: Path, number):
     workdir = tmp_path / "stopped"
-    process = start(tiny_run(save_every=100), workdir)
-    while process.poll() is None and not read_metrics(workdir):
-        time.sleep(0.02)
-    process.send_signal(number)
-    finish(process, workdir)
+    stop = STOP_AT.format(batch=3, number=int(number))
+    finish(start(tiny_run(save_every=100), workdir, first=stop), workdir, STOPPED_CODE)
     assert (workdir / "model" / "config.json").is_file()
     finish(start(tiny_run(save_every=100), workdir), workdir)
     assert losses(workdir) == whole
@@ -186,7 +185,7 @@ def test_two_processes_equal_one(tiny_run, whole, tmp_path: Path):
 
 @pytest.mark.multihost
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_one_of_two_stops_both_with_0(tiny_run, tmp_path: Path, number):
+def test_a_signal_to_one_of_two_stops_both_with_75(tiny_run, tmp_path: Path, number):
     workdir = tmp_path / "stopped"
     stages = tuple(replace(stage, steps=1500) for stage in tiny_run().train.stages)
     first, second = start_cluster(tiny_run(stages=stages, save_every=10_000), workdir, 2)
@@ -194,6 +193,6 @@ def test_a_signal_to_one_of_two_stops_both_with_0(tiny_run, tmp_path: Path, numb
         time.sleep(0.02)
     second.send_signal(number)
     for process in (first, second):
-        finish(process, workdir)
+        finish(process, workdir, STOPPED_CODE)
     assert 0 < newest_checkpoint(workdir) < 3000
     assert (workdir / "model" / "config.json").is_file()

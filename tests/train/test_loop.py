@@ -80,9 +80,9 @@ def test_run_interrupted_twice_equals_uninterrupted(tiny_run, finished, tmp_path
     with pytest.raises(Crash):
         train(experiment, tmp_path, on_eval=crash_at(5))
     assert [row["step"] for row in numbers(tmp_path)] == [1, 2, 3, 4, 5]
-    train(experiment, tmp_path, on_eval=signal_at(6))
+    assert not train(experiment, tmp_path, on_eval=signal_at(6)).finished
     assert numbers(tmp_path) == numbers(whole)[:6]
-    train(experiment, tmp_path)
+    assert train(experiment, tmp_path).finished
     assert numbers(tmp_path) == numbers(whole)
     assert_same_model(tmp_path, whole)
     assert (tmp_path / "loss.png").stat().st_size > 1000

@@ -1,8 +1,9 @@
-"""One run on one, two and four processes in turn, under every kind of mesh, goes as on one process.
+"""One run on two and four processes in turn, whose meshes split a row's model over them, goes as on one process.
 
-Of these meshes some split a row's model over processes, which then load the same rows.
+Such processes load the same rows. Meshes that split rows alone: test_kill.py, test_elastic.py.
 """
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +12,12 @@ from typing import NamedTuple
 import pytest
 
 from lumina_jax.experiment import Experiment, MeshConfig
-from tests.train.processes import finish, losses, rows_of, start, start_cluster
+from lumina_jax.train.signals import STOPPED_CODE
+from tests.train.processes import STOP_AT, finish, losses, rows_of, start, start_cluster
 
-NUM_STEPS, DEVICES = 24, 4
+NUM_STEPS, DEVICES = 16, 4
 STEPS_OF_A_LIFE = 3  # and a few more, until all processes agree on where to stop
-STOP = f"""
-import os, signal
-counted, begun = Report.next, []
-
-def stopping(self, batches):
-    begun.append(1)
-    if len(begun) == {STEPS_OF_A_LIFE} and index == "0":
-        os.kill(os.getpid(), signal.SIGTERM)
-    return counted(self, batches)
-
-Report.next = stopping
-"""
+STOP = STOP_AT.format(batch=STEPS_OF_A_LIFE, number=int(signal.SIGTERM))
 
 
 class Life(NamedTuple):
@@ -39,8 +30,6 @@ class Life(NamedTuple):
 
 
 LIVES = (
-    Life(2, "fsdp", (("fsdp", 4),), ((0, 1), (2, 3))),
-    Life(4, "data_fsdp", (("data", 2), ("fsdp", 2)), ((0,), (1,), (2,), (3,))),
     Life(2, "fsdp_tensor", (("tensor", 2), ("fsdp", 2)), ((0, 1), (0, 1))),
     Life(4, "fsdp_tensor", (("fsdp", 2), ("tensor", 2)), ((0,), (0,), (1,), (1,))),
 )
@@ -70,21 +59,20 @@ def test_processes_and_meshes_in_turn_equal_one_process(
         run = tiny_run(stages=stages, save_every=100, mesh=MeshConfig(strategy, axes))
         return replace(run, model=model)
 
-    single = of("fsdp", (("fsdp", DEVICES),))
-    finish(start(single, whole), whole)
-    finish(start(single, chain, first=STOP), chain)
+    finish(start(of("fsdp", (("fsdp", DEVICES),)), whole), whole)
     for life in LIVES:
         before = len(losses(chain))
         experiment = of(life.strategy, life.axes)
         for file in tmp_path.glob("chain-*.rows"):
             file.unlink()
-        for process in start_cluster(experiment, chain, life.processes, DEVICES, STOP):
-            finish(process, chain)
+        last = life is LIVES[-1]
+        stop, code = ("", 0) if last else (STOP, STOPPED_CODE)
+        for process in start_cluster(experiment, chain, life.processes, DEVICES, stop):
+            finish(process, chain, code)
         loaded, expected = rows_of(chain, life.processes), rows_of(whole)[before:]
-        assert before + STEPS_OF_A_LIFE <= before + len(loaded) < NUM_STEPS
+        assert STEPS_OF_A_LIFE <= len(loaded) and (before + len(loaded) == NUM_STEPS) == last
         for found, rows in zip(loaded, expected, strict=False):
             assert found == [row for part in loaded_by(rows, life) for row in part], life
-    finish(start(single, chain), chain)
     found, expected = losses(chain), losses(whole)
     assert [step for step, _ in found] == list(range(1, NUM_STEPS + 1))
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
