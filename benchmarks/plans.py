@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python benchmarks/plans.py [--rows "7b v5e-256 4096" …] [--json FILE]
 
-Prints a row of a table a step (docs/planning.md says what its numbers mean), and below it what is wrong: a step that does
-not fit, that sends more than it has to, waits for what it sends, or has large arrays in the loss. The exit code is 1 if
-anything is, but for what PLANS knows of.
+Prints a row of a table a step (docs/planning.md says what its numbers mean), and below it what is wrong: a step that
+does not fit, that sends more than it has to, waits for what it sends, or has large arrays in the loss. The exit code is
+1 if anything is, but for what PLANS knows of.
 Wants libtpu: `pip install -r requirements-tpu.txt`. A compile takes minutes of every core, and some 10 GB of memory.
 """
 

@@ -12,61 +12,51 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json
-import jax
-import jax.numpy as jnp
-from lumina_jax.config import ModelConfig, TransformerConfig
-from lumina_jax.experiment import LossConfig, MeshConfig, OptimizerConfig
-from lumina_jax.model.params import init_params, param_letters
-from lumina_jax.plan.collectives import collectives, received
-from lumina_jax.plan.costs import Step
+from dataclasses import replace
+from lumina_jax.config import TransformerConfig
+from lumina_jax.data_config import DataConfig, RecordSource
+from lumina_jax.experiment import Experiment, LossConfig, MeshConfig, Stage, TrainConfig
+from lumina_jax.model.presets import PRESETS
+from lumina_jax.plan.collectives import collectives
+from lumina_jax.plan.compile import compile_stage, stage_program
 from lumina_jax.plan.hlo import large_buffers
+from lumina_jax.plan.layer_loop import LAYERS, layer_loop
 from lumina_jax.plan.loops import Program
-from lumina_jax.plan.messages import messages, per_layer
+from lumina_jax.plan.run_plan import least_a_layer, run_layout
+from lumina_jax.plan.step import step_of
 from lumina_jax.plan.topology import Topology
-from lumina_jax.sharding import batch_sharding, make_layout, replicated, state_shardings
-from lumina_jax.train.optimizer import make_optimizer
-from lumina_jax.train.step import init_state, make_train_step
 
-ROWS, COLUMNS = 4, 1024
 config = TransformerConfig(
     3, 1024, 8, 8, 128, 2816, 4096, compute_dtype="bfloat16", scan_layers=True, remat="full"
 )
-layout = make_layout(MeshConfig("fsdp", (("fsdp", 4),)), Topology.parse("v5e:2x2").devices())
-optimizer = make_optimizer(OptimizerConfig(), lambda step: 1e-4)
-state = jax.eval_shape(lambda key: init_state(init_params(config, key), optimizer), jax.random.key(0))
-places = state_shardings(state, param_letters(config), layout)
-state = jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, places
+stage = Stage(10, 4, 1e-4, (("a", 1.0),), max_tokens=1024, layout="packed")
+train = TrainConfig(
+    (stage,), loss=LossConfig(logits_chunk=512), mesh=MeshConfig("fsdp", (("fsdp", 4),))
 )
-names = ("tokens", "labels", "segment_ids", "positions")
-row = jax.ShapeDtypeStruct((ROWS, COLUMNS), jnp.int32, sharding=batch_sharding(layout))
-key = jax.eval_shape(lambda: jax.random.key(0))
-key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(layout))
-step = make_train_step(ModelConfig(config), LossConfig(logits_chunk=512), optimizer, 0.0, layout)
-compiled = jax.jit(step, out_shardings=(places, replicated(layout)), donate_argnums=0).lower(
-    state, dict.fromkeys(names, row), key
-).compile()
+data = DataConfig((RecordSource("a", "nowhere"),))
+model = replace(PRESETS["7b"], transformer=config)
+run = Experiment("transformer", model, data, train, assets="nowhere")
 
-text = compiled.as_text()
-program = Program(text)
-found = collectives(program)
-outer = [loop for loop in program.loops.values() if not loop.around and "Chameleon" in loop.op_name]
-counted = per_layer(messages(Step(config, ROWS, COLUMNS, logits_chunk=512), layout), config)
+topology = Topology.parse("v5e:2x2")
+layout = run_layout(run, topology, True)
+compiled = compile_stage(stage_program(run, layout), run, 0, layout)
+program, loop = Program(compiled.text), layer_loop(compiled.text, config.num_layers)
 print(json.dumps({
-    "trips": [loop.trips for loop in outer],
+    "trips": [each.trips for each in program.loops.values() if LAYERS.search(each.op_name)],
     "devices": program.num_devices,
-    "read": sum(received(program, found, loop.body) for loop in outer),
-    "counted": sum(message.bytes for message in counted),
-    "asynchronous": sum(each.asynchronous for each in found),
-    "largest": large_buffers(text, 1)[0].bytes,
-    "temporary": compiled.memory_analysis().temp_size_in_bytes,
+    "num_loops": loop.num_loops,
+    "read": loop.bytes,
+    "counted": least_a_layer(step_of(run, stage), layout, topology),
+    "waiting": {each.kind: each.bytes for each in loop.sent if not each.asynchronous},
+    "largest": large_buffers(compiled.text, 1)[0].bytes,
+    "temporary": compiled.temporary,
 }))
 """
 
 
 @pytest.mark.aot
 def test_a_compiled_step_sends_about_what_is_counted() -> None:
-    """Layers forward and back: never less than the least, and not much more, windowed products' last round for one."""
+    """The loop's own program, layers forward and back: measured 0.9998, as norms are summed once after the layers."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install -r requirements-tpu.txt")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
@@ -75,7 +65,9 @@ def test_a_compiled_step_sends_about_what_is_counted() -> None:
     )
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout.splitlines()[-1])
-    assert found["trips"] == [3, 3] and found["devices"] == 4
-    assert 1.0 <= found["read"] / found["counted"] < 1.4
-    assert found["asynchronous"] > 0
+    assert found["trips"] == [3, 3] and found["devices"] == 4 and found["num_loops"] == 2
+    assert 0.999 < found["read"] / found["counted"] < 1.01
+    # gradients, of four chips, and the first weights of a layer; all other gathers are behind products
+    assert set(found["waiting"]) <= {"reduce-scatter", "all-gather"}
+    assert found["waiting"].get("all-gather", 0) < 0.12 * found["read"]
     assert 0 < found["largest"] <= found["temporary"]

@@ -163,6 +163,7 @@ def test_groups_lie_in_as_many_slices_as_the_mesh_lays_them() -> None:
     assert split.domains(("fsdp",), 1) == 1
 
 
-def test_a_mesh_that_does_not_fit_is_refused() -> None:
+@pytest.mark.parametrize("sizes", [(2, -1), (7, 0), (0, -1), (-1, -1)])
+def test_a_mesh_that_does_not_fit_is_refused(sizes: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="does not fit 7 devices"):
-        plan_layout(MeshConfig("data_fsdp", (("data", 2), ("fsdp", -1))), 7)
+        plan_layout(MeshConfig("data_fsdp", (("data", sizes[0]), ("fsdp", sizes[1]))), 7)
