@@ -58,7 +58,7 @@ def _forward(spec: str, letters: str, layout: Layout, x: Array, weight: Array) -
 
 def _backward(spec: str, letters: str, layout: Layout, kept: tuple, gradient: Array) -> tuple:
     x, weight = kept
-    whole = gathered(weight, letters, layout)
+    whole: Any = gathered(weight, letters, layout)
     (of_x,) = jax.vjp(lambda x: product(spec, x, whole), x)[1](gradient)
     return of_x, _weight_gradient(spec, letters, layout, x, whole, gradient)
 
