@@ -70,7 +70,8 @@ def run(config: TransformerConfig, layout: Layout | None) -> tuple[dict[str, Any
         abstract_params(config),
     )
     state: Any = init_state(params, KEEPS_GRADIENT)
-    rows, options = batch(), {}
+    rows: Any = batch()
+    options: dict[str, Any] = {}
     if layout is not None:
         places = state_shardings(state, param_letters(config), layout)
         state = jax.device_put(state, places)
