@@ -57,6 +57,15 @@ OPTIONS: tuple[Option, ...] = (
         "each by itself: combined ones end with the last gradient, when no product is left to hide them (seen in "
         "programs compiled ahead of time, docs/benchmarks.md)",
     ),
+    *(
+        Option(
+            f"xla_tpu_enable_sparse_core_collective_offload_{kind}",
+            True,
+            ("v5p", "v6e"),
+            "SparseCores sum gradients beside the products [M]",
+        )
+        for kind in ("reduce_scatter", "all_reduce")
+    ),
     Option(
         "xla_tpu_enable_async_collective_fusion_multiple_steps",
         True,

@@ -17,7 +17,7 @@ from lumina_jax.dims import Array
 from lumina_jax.model.weights import weight
 from lumina_jax.ops.low_precision import LowPrecisionProduct
 from lumina_jax.ops.products import StoredWeight, product
-from lumina_jax.sharding import Layout, gathered, letter_axes, letter_sharding
+from lumina_jax.sharding import Layout, gathered, letter_axes, letter_sharding, scatter_steps
 
 
 def linear(module: nn.Module, name: str, letters: str, spec: str, x: Array) -> Array:
@@ -69,7 +69,7 @@ sharded_product.defvjp(_forward, _backward)
 def _weight_gradient(
     spec: str, letters: str, layout: Layout, x: Array, whole: Array, gradient: Array
 ) -> Array:
-    """That of the weight, where it is stored: this device's tokens, then a reduce-scatter and a sum over copies."""
+    """That of the weight, where it is stored: this device's tokens, then reduce-scatters and a sum over copies."""
     (of_x, _), of_result = spec.split("->")[0].split(","), spec.split("->")[1]
     stored = letter_axes("D", layout, "weights")
     summed = (*letter_axes("B", layout), *letter_axes("S", layout))
@@ -92,8 +92,11 @@ def _weight_gradient(
     )
     def of_weight(x: Array, whole: Array, gradient: Array) -> Array:
         (own,) = jax.vjp(lambda weight: product(spec, x, weight), whole)[1](gradient)
-        for each in stored:  # one ring of chips after the other: TPUs scatter sums along one alone
-            own = jax.lax.psum_scatter(own, each, scatter_dimension=axis, tiled=True)
+        for name in stored:
+            for groups in scatter_steps(layout.mesh, name):
+                own = jax.lax.psum_scatter(
+                    own, name, scatter_dimension=axis, axis_index_groups=groups, tiled=True
+                )
         return jax.lax.psum(own, copies) if copies else own
 
     return of_weight(x, whole, gradient)

@@ -14,6 +14,7 @@ from lumina_jax.sharding.arrays import (
     replicated,
     row_sharding,
 )
+from lumina_jax.sharding.rings import scatter_steps
 from lumina_jax.sharding.strategies import (
     STRATEGIES,
     Layout,
@@ -43,5 +44,6 @@ __all__ = [
     "place_rows",
     "replicated",
     "row_sharding",
+    "scatter_steps",
     "state_shardings",
 ]
