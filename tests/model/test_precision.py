@@ -109,7 +109,7 @@ def test_int8_cache_is_rewound_and_rows_are_replaced_leaf_by_leaf() -> None:
     np.testing.assert_allclose(both[0], want[1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if "sequence" not in name])
 def test_sharded_weights_stay_in_their_shards_and_give_the_same_logits(strategy: str) -> None:
     layout = make_layout(MeshConfig(axes=AXES[strategy], strategy=strategy))
     places = param_shardings(PARAMS, param_letters(CONFIG), layout)

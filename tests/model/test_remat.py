@@ -135,7 +135,7 @@ def test_products_done_again_are_as_promised(remat: str):
     assert num_products(remat) - num_products("none") == PROMISED[remat][0]
 
 
-@pytest.mark.parametrize("remat", PROMISED)
+@pytest.mark.parametrize("remat", rows_of(PROMISED))
 def test_memory_kept_is_as_promised(remat: str):
     assert kept(remat) == PROMISED[remat][1:]
 
@@ -166,7 +166,7 @@ def num_splash_kernels(remat: str) -> int:
     return Counter(eqn.primitive.name for eqn in equations(jaxpr.jaxpr))["pallas_call"]
 
 
-@pytest.mark.parametrize("remat", REMAT)
+@pytest.mark.parametrize("remat", rows_of(REMAT))
 def test_splash_runs_forward_again_where_plans_count_it(remat: str):
     """Kept are its output and its normalisers: all that its backward kernels read of it."""
     assert num_splash_kernels(remat) == 3 + REMATS[remat].attention

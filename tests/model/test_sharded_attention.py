@@ -76,8 +76,16 @@ def test_parts_by_xlas_kernel_equal_the_whole(strategy: str, packed: bool):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("strategy", ["fsdp", "fsdp_tensor", "fsdp_sequence", "data_fsdp_sequence"])
+@pytest.mark.parametrize("packed", [True, pytest.param(False, marks=SLOW)])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param("fsdp", marks=SLOW),
+        "fsdp_tensor",
+        "fsdp_sequence",
+        pytest.param("data_fsdp_sequence", marks=SLOW),
+    ],
+)
 def test_parts_by_splash_equal_the_whole(strategy: str, packed: bool):
     """The kernel, interpreted, with its masks split as the heads and queries are."""
     layout, (arrays, segments) = layout_of(strategy), draw(256, 128)

@@ -129,7 +129,9 @@ def test_scales_on_a_mesh_are_those_of_the_whole():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("matmul_dtype, far", [("int8", 1e-3), ("fp8", 1e-2)])
+@pytest.mark.parametrize(
+    "matmul_dtype, far", [("int8", 1e-3), pytest.param("fp8", 1e-2, marks=pytest.mark.slow)]
+)
 def test_a_model_learns_as_in_float32(matmul_dtype: str, far: float):
     """It learns four rows by heart; its loss follows that of float32 all the way."""
     optimizer = optax.adam(1e-2)

@@ -64,6 +64,7 @@ def test_a_policy_that_keeps_more_needs_more(run_file: str):
     assert of == {"full": 256, "dots": 256 + 4 * 256 + 2 * 512, "none": 256 + 5 * 256 + 2 * 512}
 
 
+@pytest.mark.slow
 def test_the_fastest_projection_that_fits_is_best(run_file: str):
     compiler = Compiler(lambda run: run.model.transformer.remat == "full")
     options = replace(OPTIONS, max_compiles=500)
@@ -105,6 +106,7 @@ def test_compiles_are_bounded(run_file: str):
     assert not found and len(compiler.asked) == 2
 
 
+@pytest.mark.slow
 def test_a_second_search_reads_the_results_of_the_first(run_file: str, tmp_path: Path):
     options = PlanOptions("v5e:2x2", max_compiles=500, results=tmp_path / "results.json")
     first = Compiler(lambda run: run.model.transformer.remat == "full")
