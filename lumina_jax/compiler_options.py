@@ -62,9 +62,9 @@ OPTIONS: tuple[Option, ...] = (
             f"xla_tpu_enable_sparse_core_collective_offload_{kind}",
             True,
             ("v5p", "v6e"),
-            "SparseCores sum gradients beside the products [M]",
+            "SparseCores gather weights and sum gradients beside the products [M]",
         )
-        for kind in ("reduce_scatter", "all_reduce")
+        for kind in ("all_gather", "reduce_scatter", "all_reduce")
     ),
     Option(
         "xla_tpu_enable_async_collective_fusion_multiple_steps",

@@ -1,6 +1,7 @@
 """Sums scattered ring by ring equal sums scattered at once, on axes that fill a box of chips row by row."""
 
 import itertools
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lumina_jax.experiment import MeshConfig
-from lumina_jax.sharding import make_layout, scatter_steps
+from lumina_jax.sharding import arrays, gathered, letter_sharding, make_layout, ring_steps
 from lumina_jax.sharding.rings import box_of
 
 
@@ -31,19 +32,19 @@ def mesh_of(kind: str, *sides: int, shape: tuple[int, ...] | None = None) -> Any
 
 def test_steps_go_along_each_side_of_the_torus():
     """Six chips as 2 x 3: first between 0 and 3, 1 and 4, 2 and 5, then within each three."""
-    found = scatter_steps(mesh_of("TPU v6 lite", 2, 3, 1), "fsdp")
+    found = ring_steps(mesh_of("TPU v6 lite", 2, 3, 1), "fsdp")
     assert found == [[[0, 3], [1, 4], [2, 5]], [[0, 1, 2], [3, 4, 5]]]
 
 
 def test_an_axis_within_a_mesh_has_the_steps_of_its_own_chips():
     """Of 2 x 2 x 2 chips "data" takes the first side: "fsdp" the others."""
     mesh = mesh_of("TPU v5", 2, 2, 2, shape=(2, 4))
-    assert scatter_steps(mesh, "fsdp") == [[[0, 2], [1, 3]], [[0, 1], [2, 3]]]
+    assert ring_steps(mesh, "fsdp") == [[[0, 2], [1, 3]], [[0, 1], [2, 3]]]
 
 
 @pytest.mark.parametrize("kind", ["TPU v5 lite", "TPU v4", "unknown"])
 def test_chips_without_such_cores_scatter_at_once(kind: str):
-    assert scatter_steps(mesh_of(kind, 2, 3, 1), "fsdp") == [None]
+    assert ring_steps(mesh_of(kind, 2, 3, 1), "fsdp") == [None]
 
 
 def test_chips_in_another_order_are_no_box():
@@ -71,7 +72,28 @@ def test_steps_together_are_one_reduce_scatter():
         return jax.jit(jax.shard_map(scatter, mesh=layout.mesh, **split))
 
     x = np.random.default_rng(0).standard_normal((8, 16), np.float32)
-    steps = scatter_steps(fake, "fsdp")
+    steps = ring_steps(fake, "fsdp")
     assert len(steps) == 2
     np.testing.assert_allclose(scattered(steps)(x), x.sum(0, keepdims=True), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(scattered(steps)(x), scattered([None])(x), rtol=1e-5, atol=1e-6)
+
+
+def cubes(weight: Any, letters: str, layout: Any) -> Any:
+    whole: Any = gathered(weight, letters, layout)
+    return (whole**3).sum()
+
+
+def test_a_gather_by_rings_is_the_gather(monkeypatch: pytest.MonkeyPatch):
+    """In value and gradient, of a weight whose letters put D first, in the middle and last."""
+    layout = make_layout(MeshConfig.parse("fsdp=8"))
+    steps = ring_steps(mesh_of("TPU v6 lite", 2, 4), "fsdp")
+    for letters, shape in {"D F": (16, 3), "N D H": (2, 16, 3), "F D": (3, 16)}.items():
+        weight = np.random.default_rng(0).standard_normal(shape, np.float32)
+        place = letter_sharding(letters, shape, layout, "weights")
+        found = []
+        for wired in (steps, [None]):
+            monkeypatch.setattr(arrays, "ring_steps", lambda mesh, axis, wired=wired: wired)
+            graded = jax.value_and_grad(partial(cubes, letters=letters, layout=layout))
+            found.append(jax.jit(graded, in_shardings=place)(weight))
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5)

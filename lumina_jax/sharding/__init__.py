@@ -14,7 +14,7 @@ from lumina_jax.sharding.arrays import (
     replicated,
     row_sharding,
 )
-from lumina_jax.sharding.rings import scatter_steps
+from lumina_jax.sharding.rings import ring_steps
 from lumina_jax.sharding.strategies import (
     STRATEGIES,
     Layout,
@@ -44,6 +44,6 @@ __all__ = [
     "place_rows",
     "replicated",
     "row_sharding",
-    "scatter_steps",
+    "ring_steps",
     "state_shardings",
 ]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lumina_jax.sharding.rings import ring_steps
 from lumina_jax.sharding.strategies import STRATEGIES, Layout, as_tuple
 
 
@@ -105,7 +106,33 @@ def gathered(weight: jax.Array, letters: str, layout: Layout | None) -> jax.Arra
     Call it with the weight in the compute dtype, which is then what travels, both ways.
     """
     weight = constrain(weight, letters, layout, role="weights")  # else a cast may follow the gather
-    return constrain(weight, letters, layout, role="gathered")
+    stored = letter_axes("D", layout, "weights")
+    if layout is None or not stored or ring_steps(layout.mesh, stored[0]) == [None]:
+        return constrain(weight, letters, layout, role="gathered")
+    return _gathered_by_rings(weight, letters, layout, stored)
+
+
+def _gathered_by_rings(
+    weight: jax.Array, letters: str, layout: Layout, stored: tuple[str, ...]
+) -> jax.Array:
+    """What SparseCores do beside the products: along one ring of chips after the other, innermost first."""
+    axis = letters.split().index("D")
+
+    def gather(weight: jax.Array) -> jax.Array:
+        for name in reversed(stored):
+            for groups in reversed(ring_steps(layout.mesh, name)):
+                weight = jax.lax.all_gather(
+                    weight, name, axis=axis, axis_index_groups=groups, tiled=True
+                )
+        return weight
+
+    places = (
+        letter_sharding(letters, weight.shape, layout, role).spec
+        for role in ("weights", "gathered")
+    )
+    return jax.shard_map(
+        gather, mesh=layout.mesh, in_specs=next(places), out_specs=next(places), check_vma=False
+    )(weight)
 
 
 def _gathered_forward(weight: jax.Array, letters: str, layout: Layout | None) -> tuple:

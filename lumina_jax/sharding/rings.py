@@ -1,4 +1,4 @@
-"""How the devices of a mesh axis are wired: TPUs scatter sums along one ring of chips at a time."""
+"""How the devices of a mesh axis are wired: SparseCores gather and scatter along one ring of chips at a time."""
 
 import math
 from collections.abc import Sequence
@@ -9,25 +9,24 @@ from jax.sharding import Mesh
 
 from lumina_jax.chips import chip_of
 
-SCATTERING = (
-    "v5p",
-    "v6e",
-)  # generations with SparseCores that reduce and scatter beside the products
+# generations whose SparseCores gather and scatter beside the products
+SPARSE_CORES = ("v5p", "v6e")
 Groups = list[list[int]]  # positions along a mesh axis, as `axis_index_groups` of JAX's collectives
 
 
-def scatter_steps(mesh: Mesh, axis: str) -> list[Groups | None]:
-    """The groups of the reduce-scatters that together are one over `axis`, outermost first; [None]: one over all.
+def ring_steps(mesh: Mesh, axis: str) -> list[Groups | None]:
+    """The groups of the collectives that together are one over `axis`, outermost first; [None]: one over all.
 
-    A torus of 16x16 chips that one axis covers row by row: first among the 16 chips of a column, then of a row. Each
-    sends its share alone, so that all steps together send what one would. XLA sums whole arrays instead where one
-    reduce-scatter crosses two dimensions of a torus (libtpu 0.0.52).
+    A torus of 16x16 chips that one axis covers row by row: among the 16 chips of a column, and of a row. A
+    reduce-scatter takes them in this order, a gather in the opposite; all steps together send what one would. Where one
+    collective crosses two dimensions of a torus XLA keeps gathers off the SparseCores, and sums whole arrays where it
+    should scatter (libtpu 0.0.52).
     """
     devices = np.moveaxis(mesh.devices, mesh.axis_names.index(axis), 0).reshape(
         mesh.shape[axis], -1
     )[:, 0]
     chip = chip_of(devices[0])
-    if devices[0].platform != "tpu" or chip is None or chip.name not in SCATTERING:
+    if devices[0].platform != "tpu" or chip is None or chip.name not in SPARSE_CORES:
         return [None]
     return list(_rings(box_of([device.coords for device in devices]))) or [None]
 
