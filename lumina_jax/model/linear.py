@@ -1,7 +1,7 @@
 """Products with a layer's weights on a mesh: gathered in the compute dtype, their gradients scattered where they lie.
 
-What a compiler makes of the same products by itself sums each gradient whole on every device, twice the bytes, and
-stands still for it (docs/benchmarks.md, "Training ahead of time").
+Left alone, libtpu sums each gradient whole on every device, all of a layer's at its end (docs/benchmarks.md, "Training
+ahead of time").
 """
 
 from dataclasses import replace
