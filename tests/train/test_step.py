@@ -44,6 +44,9 @@ MESHES = {
     "data_tensor": (("data", 4), ("tensor", 2)),
     "fsdp_tensor": (("fsdp", 4), ("tensor", 2)),
     "data_fsdp_tensor": (("data", 2), ("fsdp", 2), ("tensor", 2)),
+    "sequence": (("sequence", 2),),
+    "fsdp_sequence": (("fsdp", 4), ("sequence", 2)),
+    "data_fsdp_sequence": (("data", 2), ("fsdp", 2), ("sequence", 2)),
 }
 # a large eps keeps AdamW's first update smooth in the gradient; 1e-8 would amplify rounding to its sign
 OPTIMIZER = make_optimizer(OptimizerConfig(eps=1e-2), optax.constant_schedule(1e-2))
