@@ -82,6 +82,11 @@ FIRST = Known(
     "the first weight of a layer is gathered before any product that could hide it",
 )
 
+LAST = Known(
+    "synchronous",
+    128,
+    "that, and the sum of the last gradient, before which no product is left to hide it",
+)
 WHOLE_SUMS = Known(
     "bytes",
     1.34,
@@ -90,7 +95,7 @@ WHOLE_SUMS = Known(
 
 PLANS = {
     "7b v5e-256 4096": Plan(SEVEN, of_rows("v5e:16x16", 256, 4096), (FIRST, WHOLE_SUMS)),
-    "7b v5e-256 8448": Plan(SEVEN, of_rows("v5e:16x16", 256, 8448), (FIRST, WHOLE_SUMS)),
+    "7b v5e-256 8448": Plan(SEVEN, of_rows("v5e:16x16", 256, 8448), (LAST, WHOLE_SUMS)),
     "7b v5p-128 4096": Plan(SEVEN, of_rows("v5p:4x4x4", 256, 4096)),
     "7b v5p-128 8448": Plan(SEVEN, of_rows("v5p:4x4x4", 128, 8448)),
     "7b v6e-256 4096": Plan(SEVEN, of_rows("v6e:16x16", 512, 4096)),
