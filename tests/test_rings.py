@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lumina_jax.experiment import MeshConfig
-from lumina_jax.sharding import arrays, gathered, letter_sharding, make_layout, ring_steps
+from lumina_jax.sharding import gathered, letter_sharding, make_layout, ring_steps, rings
 from lumina_jax.sharding.rings import box_of
 
 
@@ -92,7 +92,7 @@ def test_a_gather_by_rings_is_the_gather(monkeypatch: pytest.MonkeyPatch):
         place = letter_sharding(letters, shape, layout, "weights")
         found = []
         for wired in (steps, [None]):
-            monkeypatch.setattr(arrays, "ring_steps", lambda mesh, axis, wired=wired: wired)
+            monkeypatch.setattr(rings, "ring_steps", lambda mesh, axis, wired=wired: wired)
             graded = jax.value_and_grad(partial(cubes, letters=letters, layout=layout))
             found.append(jax.jit(graded, in_shardings=place)(weight))
         for one, other in zip(*found, strict=True):

@@ -17,7 +17,7 @@ from lumina_jax.dims import Array
 from lumina_jax.model.weights import weight
 from lumina_jax.ops.low_precision import LowPrecisionProduct
 from lumina_jax.ops.products import StoredWeight, product
-from lumina_jax.sharding import Layout, gathered, letter_axes, letter_sharding, ring_steps
+from lumina_jax.sharding import Layout, gathered, letter_axes, letter_sharding, steps_over
 
 
 def linear(module: nn.Module, name: str, letters: str, spec: str, x: Array) -> Array:
@@ -92,11 +92,10 @@ def _weight_gradient(
     )
     def of_weight(x: Array, whole: Array, gradient: Array) -> Array:
         (own,) = jax.vjp(lambda weight: product(spec, x, weight), whole)[1](gradient)
-        for name in stored:
-            for groups in ring_steps(layout.mesh, name):
-                own = jax.lax.psum_scatter(
-                    own, name, scatter_dimension=axis, axis_index_groups=groups, tiled=True
-                )
+        for name, groups in steps_over(layout.mesh, stored):
+            own = jax.lax.psum_scatter(
+                own, name, scatter_dimension=axis, axis_index_groups=groups, tiled=True
+            )
         return jax.lax.psum(own, copies) if copies else own
 
     return of_weight(x, whole, gradient)

@@ -14,7 +14,7 @@ from lumina_jax.sharding.arrays import (
     replicated,
     row_sharding,
 )
-from lumina_jax.sharding.rings import ring_steps
+from lumina_jax.sharding.rings import ring_steps, steps_over
 from lumina_jax.sharding.strategies import (
     STRATEGIES,
     Layout,
@@ -46,4 +46,5 @@ __all__ = [
     "row_sharding",
     "ring_steps",
     "state_shardings",
+    "steps_over",
 ]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lumina_jax.sharding.rings import ring_steps
+from lumina_jax.sharding.rings import steps_over
 from lumina_jax.sharding.strategies import STRATEGIES, Layout, as_tuple
 
 
@@ -32,9 +32,7 @@ def batch_sharding(layout: Layout) -> NamedSharding:
 
 def batch_ways(layout: Layout | None) -> int:
     """How many pieces the rows of a batch are split into: what their number must be a multiple of."""
-    if layout is None:
-        return 1
-    return math.prod(layout.mesh.shape[axis] for axis in STRATEGIES[layout.strategy].batch)
+    return letter_ways("B", layout)
 
 
 def letter_axes(letter: str, layout: Layout | None, role: str = "activations") -> tuple[str, ...]:
@@ -47,11 +45,9 @@ def letter_axes(letter: str, layout: Layout | None, role: str = "activations") -
 
 def letter_ways(letter: str, layout: Layout | None, role: str = "activations") -> int:
     """How many pieces a letter is split into; 1 without a layout."""
-    return (
-        math.prod(layout.mesh.shape[axis] for axis in letter_axes(letter, layout, role))
-        if layout
-        else 1
-    )
+    if layout is None:
+        return 1
+    return math.prod(layout.mesh.shape[axis] for axis in letter_axes(letter, layout, role))
 
 
 def place_rows(x: jax.Array, layout: Layout | None) -> jax.Array:
@@ -107,7 +103,7 @@ def gathered(weight: jax.Array, letters: str, layout: Layout | None) -> jax.Arra
     """
     weight = constrain(weight, letters, layout, role="weights")  # else a cast may follow the gather
     stored = letter_axes("D", layout, "weights")
-    if layout is None or not stored or ring_steps(layout.mesh, stored[0]) == [None]:
+    if layout is None or all(groups is None for _, groups in steps_over(layout.mesh, stored)):
         return constrain(weight, letters, layout, role="gathered")
     return _gathered_by_rings(weight, letters, layout, stored)
 
@@ -119,11 +115,10 @@ def _gathered_by_rings(
     axis = letters.split().index("D")
 
     def gather(weight: jax.Array) -> jax.Array:
-        for name in reversed(stored):
-            for groups in reversed(ring_steps(layout.mesh, name)):
-                weight = jax.lax.all_gather(
-                    weight, name, axis=axis, axis_index_groups=groups, tiled=True
-                )
+        for name, groups in reversed(steps_over(layout.mesh, stored)):
+            weight = jax.lax.all_gather(
+                weight, name, axis=axis, axis_index_groups=groups, tiled=True
+            )
         return weight
 
     places = (

@@ -31,6 +31,11 @@ def ring_steps(mesh: Mesh, axis: str) -> list[Groups | None]:
     return list(_rings(box_of([device.coords for device in devices]))) or [None]
 
 
+def steps_over(mesh: Mesh, axes: Sequence[str]) -> list[tuple[str, Groups | None]]:
+    """(axis, groups) of the collectives that together are one over all `axes`, outermost first."""
+    return [(axis, groups) for axis in axes for groups in ring_steps(mesh, axis)]
+
+
 def box_of(coordinates: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """The sides of the box of chips that `coordinates` fill row by row, those of one chip left out; () for any other.
 
