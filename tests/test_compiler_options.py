@@ -1,11 +1,5 @@
 """The table of compiler options: what each machine gets, and that its compiler takes it."""
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,8 +8,8 @@ import pytest
 
 from lumina_jax.chips import BY_NAME, chip_of_kind
 from lumina_jax.compiler_options import OPTIONS, TPUS, compiler_options
+from tests.ahead_of_time import found_by
 
-ROOT = Path(__file__).resolve().parents[1]
 GATHER_IN_FUSIONS = "xla_tpu_enable_async_collective_fusion_fuse_all_gather"
 
 # A scan of layers whose weights are split over four chips and gathered for each product: how its program says that
@@ -96,17 +90,6 @@ def test_xla_knows_every_option_of_gpus():
 )
 def test_libtpu_takes_the_options_of_each_generation(topology: str, chip: str):
     """It refuses unknown ones, and those that a generation can't do. On v5e they make collectives asynchronous."""
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed: pip install -r requirements-tpu.txt")
-    quiet = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, topology, *(["both"] if chip == "v5e" else [])],
-        env={**os.environ, **quiet, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    kind, *started = json.loads(result.stdout.splitlines()[-1])
+    kind, *started = found_by(SCRIPT, topology, *(["both"] if chip == "v5e" else []))
     assert chip_of_kind(kind) == BY_NAME[chip]
     assert chip != "v5e" or started[0] == 0 < started[1]

@@ -1,13 +1,13 @@
 """Compiling for TPUs ahead of time: a tiny model passes the checks, and a broken one fails them."""
 
-import importlib.util
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.ahead_of_time import found_by
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "TransformerConfig(2, 1024, 16, 8, 128, 2048, 16384, qk_norm_shards=4)"
@@ -45,14 +45,7 @@ print(json.dumps([*whole, check(1, "v6e:1x1", "draw_run")[0]]))
 @pytest.mark.aot
 def test_tiny_model_passes_and_broken_ones_fail() -> None:
     """Eight chips pass; a chip of 2 MiB is too small; a cache that is not donated is copied."""
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed: pip install -r requirements-tpu.txt")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    whole, tiny, copied = json.loads(result.stdout.splitlines()[-1])
+    whole, tiny, copied = found_by(SCRIPT)
     assert whole == {"prefill": [], "draw_run": []}
     assert any(line.startswith("peak memory") for line in tiny)
     assert any(line.startswith("cache copied: 0.000 GiB") for line in copied["draw_run"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lumina_jax.config import TransformerConfig
-from lumina_jax.experiment import LoraConfig, MeshConfig
+from lumina_jax.experiment import LoraConfig
 from lumina_jax.model.chameleon import hidden_states
 from lumina_jax.model.linear import sharded_product
 from lumina_jax.model.lora import adapted, adapter_shapes
@@ -21,22 +21,10 @@ from lumina_jax.sharding import (
     Layout,
     batch_sharding,
     letter_sharding,
-    make_layout,
     param_shardings,
 )
+from tests.meshes import layout_of
 
-MESHES = {
-    "data": "data=8",
-    "fsdp": "fsdp=8",
-    "tensor": "tensor=4",
-    "sequence": "sequence=8",
-    "data_tensor": "data=2,tensor=4",
-    "data_fsdp": "data=2,fsdp=4",
-    "fsdp_tensor": "fsdp=2,tensor=4",
-    "fsdp_sequence": "fsdp=4,sequence=2",
-    "data_fsdp_tensor": "data=2,fsdp=2,tensor=2",
-    "data_fsdp_sequence": "data=2,fsdp=2,sequence=2",
-}
 SIZES = {"B": 8, "S": 8, "D": 16, "N": 4, "K": 4, "H": 6, "F": 12}
 SPECS = {  # by the letters of the weight
     "D N H": "BSD,DNH->BSNH",
@@ -45,11 +33,6 @@ SPECS = {  # by the letters of the weight
     "F D": "BSF,FD->BSD",
 }
 QUICK = ("fsdp", "data_fsdp_sequence", "fsdp_tensor")
-
-
-def layout_of(strategy: str) -> Layout:
-    mesh = MeshConfig.parse(MESHES[strategy])
-    return make_layout(mesh, jax.devices()[: mesh.num_devices])
 
 
 def draw(letters: str, seed: int) -> np.ndarray:

@@ -1,15 +1,9 @@
 """A real train step, compiled for a slice that is not here, read and compared with what was counted."""
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.ahead_of_time import found_by
+
 SCRIPT = """
 import json
 from dataclasses import replace
@@ -57,14 +51,7 @@ print(json.dumps({
 @pytest.mark.aot
 def test_a_compiled_step_sends_about_what_is_counted() -> None:
     """The loop's own program, layers forward and back: measured 0.9998, as norms are summed once after the layers."""
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed: pip install -r requirements-tpu.txt")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    found = json.loads(result.stdout.splitlines()[-1])
+    found = found_by(SCRIPT)
     assert found["trips"] == [3, 3] and found["devices"] == 4 and found["num_loops"] == 2
     assert 0.999 < found["read"] / found["counted"] < 1.01
     # gradients, of four chips, and the first weights of a layer; all other gathers are behind products

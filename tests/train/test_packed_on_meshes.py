@@ -11,32 +11,20 @@ import optax
 import pytest
 
 from lumina_jax.config import ModelConfig, TransformerConfig
-from lumina_jax.experiment import LossConfig, MeshConfig
+from lumina_jax.experiment import LossConfig
 from lumina_jax.model.params import abstract_params, param_letters
 from lumina_jax.sharding import (
     STRATEGIES,
     Layout,
     batch_sharding,
-    make_layout,
     replicated,
     state_shardings,
 )
 from lumina_jax.train.step import init_state, make_train_step
+from tests.meshes import layout_of
 
 PRE = TransformerConfig(2, 16, 4, 4, 4, 24, 64, scan_layers=True, remat="full")
 PLACEMENTS = {"pre": PRE, "swin": replace(PRE, norm_placement="swin", qk_norm_shards=2)}
-MESHES = {
-    "data": "data=8",
-    "fsdp": "fsdp=8",
-    "tensor": "tensor=4",
-    "sequence": "sequence=8",
-    "data_tensor": "data=2,tensor=4",
-    "data_fsdp": "data=2,fsdp=4",
-    "fsdp_tensor": "fsdp=4,tensor=2",
-    "fsdp_sequence": "fsdp=4,sequence=2",
-    "data_fsdp_tensor": "data=2,fsdp=2,tensor=2",
-    "data_fsdp_sequence": "data=2,fsdp=2,sequence=2",
-}
 QUICK = (("fsdp_sequence", "swin"),)
 LOSS = LossConfig(z_loss=0.01, logits_chunk=5)
 KEEPS_GRADIENT = optax.trace(decay=0.0)  # its state is the gradient
@@ -97,8 +85,7 @@ def on_one_device(placement: str) -> tuple[dict[str, Any], Any, str]:
 )
 def test_packed_step_on_a_mesh_equals_one_device(strategy: str, placement: str):
     """And no device ever has the activations of all rows, as when a compiler finds no way from place to place."""
-    mesh = MeshConfig.parse(MESHES[strategy])
-    layout = make_layout(mesh, jax.devices()[: mesh.num_devices])
+    layout = layout_of(strategy)
     found, gradient, program = run(PLACEMENTS[placement], layout)
     wanted, wanted_gradient, alone = on_one_device(placement)
     assert int(found["tokens"]) == int(wanted["tokens"]) > 30
