@@ -10,7 +10,7 @@ from lumina_jax.data.images import record_rng
 from lumina_jax.data.scenes import maps
 from lumina_jax.data.scenes.captions import Look, caption, noun
 from lumina_jax.data.scenes.edits import edits
-from lumina_jax.data.scenes.questions import questions
+from lumina_jax.data.scenes.questions import Question, questions
 from lumina_jax.data.scenes.render import render
 from lumina_jax.data.scenes.scene import (
     RESERVED_COLOURS,
@@ -29,6 +29,7 @@ Turns = tuple[list[str], list[np.ndarray]]  # what is said, human first, and the
 Recipe = Callable[[Scene, np.random.Generator, Size], Turns]
 
 VIEWS_YAW_DEG = (-18.0, -6.0, 6.0, 18.0)  # cameras of a multi-view answer, from left to right
+MAX_QUESTIONS = 6  # of one conversation
 NO_EDIT = "no edit"  # where a scene allows none: the original's probe of reconstruction
 MAPS = {
     "segmentation": maps.segmentation,
@@ -96,8 +97,9 @@ def _multi_view(scene: Scene, rng: np.random.Generator, size: Size) -> Turns:
 
 
 def _image_condition(scene: Scene, rng: np.random.Generator, size: Size) -> Turns:
-    """A map and a caption, answered by the render."""
-    name = ("segmentation", "depth", "normals")[int(rng.integers(3))]
+    """A map and a caption, answered by the render; skeletons only where there is a figure."""
+    names = [name for name in MAPS if name != "pose" or scene.has_figure]
+    name = names[int(rng.integers(len(names)))]
     prompt = TASKS["image_condition"].prompt(caption=caption(scene, rng))
     return [prompt, IMAGE_PLACEHOLDER], [MAPS[name](scene, *size), render(scene, *size)]
 
@@ -129,11 +131,12 @@ def _describe(scene: Scene, rng: np.random.Generator, size: Size) -> Turns:
 
 
 def _question(scene: Scene, rng: np.random.Generator, size: Size) -> Turns:
-    """The render and a question, answered in words."""
-    asked = questions(scene, rng)
-    chosen = asked[int(rng.integers(len(asked)))]
-    prompt = TASKS["question"].prompt(question=chosen.question)
-    return [prompt, chosen.answer], [render(scene, *size)]
+    """The render and a question, answered in words; then more questions about it, each of another kind."""
+    first, *others = _asked(scene, rng, int(rng.integers(1, MAX_QUESTIONS + 1)))
+    said = [TASKS["question"].prompt(question=first.question), first.answer]
+    for each in others:
+        said += [TASKS["chat"].prompt(message=each.question), each.answer]
+    return said, [render(scene, *size)]
 
 
 def _edit(scene: Scene, rng: np.random.Generator, size: Size) -> Turns:
@@ -141,14 +144,44 @@ def _edit(scene: Scene, rng: np.random.Generator, size: Size) -> Turns:
     said, images = [], [render(scene, *size)]
     num_turns = int(rng.integers(1, 3))
     for task in ("edit", "next_edit")[:num_turns]:
-        possible = edits(scene, rng, sqrt(size[0] * size[1]))
-        instruction = NO_EDIT
-        if possible:
-            change = possible[int(rng.integers(len(possible)))]
-            scene, instruction = change.scene, change.instruction
+        scene, instruction = _changed(scene, rng, size)
         said += [TASKS[task].prompt(instruction=instruction), IMAGE_PLACEHOLDER]
         images.append(render(scene, *size))
     return said, images
+
+
+def _chat(scene: Scene, rng: np.random.Generator, size: Size) -> Turns:
+    """Several turns: a picture painted, or changed, then questions about it and changes in turn."""
+    if rng.random() < 0.5:
+        said, images = _text_to_image(scene, rng, size)
+    else:
+        images = [render(scene, *size)]
+        scene, instruction = _changed(scene, rng, size)
+        said = [TASKS["edit"].prompt(instruction=instruction), IMAGE_PLACEHOLDER]
+        images.append(render(scene, *size))
+    for _ in range(int(rng.integers(1, 3))):
+        if len(images) < 3 and rng.random() < 0.5:
+            scene, instruction = _changed(scene, rng, size)
+            said += [TASKS["next_edit"].prompt(instruction=instruction), IMAGE_PLACEHOLDER]
+            images.append(render(scene, *size))
+        for each in _asked(scene, rng, 1):
+            said += [TASKS["chat"].prompt(message=each.question), each.answer]
+    return said, images
+
+
+def _asked(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+    """Up to `count` questions of different kinds, in random order."""
+    found = questions(scene, rng)
+    return [found[place] for place in rng.permutation(len(found))[:count]]
+
+
+def _changed(scene: Scene, rng: np.random.Generator, size: Size) -> tuple[Scene, str]:
+    """The scene after a change, and the instruction for it."""
+    possible = edits(scene, rng, sqrt(size[0] * size[1]))
+    if not possible:
+        return scene, NO_EDIT
+    change = possible[int(rng.integers(len(possible)))]
+    return change.scene, change.instruction
 
 
 RECIPES: dict[str, Recipe] = {
@@ -161,4 +194,5 @@ RECIPES: dict[str, Recipe] = {
     "describe": _describe,
     "question": _question,
     "edit": _edit,
+    "chat": _chat,
 }

@@ -57,6 +57,11 @@ class Scene:
     objects: tuple[SceneObject, ...]
     kind: str  # a key of KINDS
 
+    @property
+    def has_figure(self) -> bool:
+        """Whether a pose can be seen."""
+        return any(thing.shape == "figure" for thing in self.objects)
+
 
 def scene_size(width_px: int, height_px: int) -> tuple[float, float]:
     """Width and height in scene units: 128x128 -> (1, 1); 256x64 -> (2, 0.5)."""
