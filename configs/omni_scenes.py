@@ -49,12 +49,12 @@ def get_config() -> Experiment:
         "max_tokens": BUCKETS[-1],
     }
     train = TrainConfig(
-        stages=(Stage(2500, warmup_steps=50, **shared), Stage(1500, final_ratio=0.02, **shared)),
+        stages=(Stage(1800, warmup_steps=50, **shared), Stage(1400, final_ratio=0.02, **shared)),
         optimizer=OptimizerConfig(
             "muon", weight_decay=0.01, clip_norm=1.0, adam_ratio=0.5, ema_decay=0.99
         ),
         save_every=250,
-        keep_every=500,
+        keep_every=400,
         eval_every=0,
     )
     sample = SampleConfig(guidance=2.0)  # of painting from words
