@@ -46,7 +46,9 @@ class Said(NamedTuple):
 
     mentions: tuple[Mention, ...]
     where: str | None = None
-    in_halves: bool = False  # whether the two are also said to lie in opposite halves of the picture
+    in_halves: bool = (
+        False  # whether the two are also said to lie in opposite halves of the picture
+    )
     background: str | None = None
 
     @property

@@ -82,7 +82,9 @@ def pairs(fits: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
     return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if table[r, c]]
 
 
-def near(thing: SceneObject, seen: DetectedObject, size: Size, tolerance: float = PLACE_TOLERANCE) -> bool:
+def near(
+    thing: SceneObject, seen: DetectedObject, size: Size, tolerance: float = PLACE_TOLERANCE
+) -> bool:
     """Whether a seen object's centre is within `tolerance` scene units of an object's."""
     side_px = sqrt(size[0] * size[1])
     x_px, y_px = thing.x * side_px + size[0] / 2, thing.y * side_px + size[1] / 2
