@@ -30,7 +30,7 @@ HEIGHT_TOLERANCE = 0.2  # of an outline, in its radii
 INSIDE = 0.8  # radii around an object's centre within which its shading is compared
 HUE_DISTANCE = 25.0  # RGB distance of a px from the shades of its object's colour
 LARGEST_SHIFT = 0.5  # radii
-LEAST_SHIFT = 0.08  # radii, of the shading, on the mean over a scene's objects
+LEAST_SHIFT = 0.03  # radii, of the shading, on the mean over a scene's objects: a px of one of 30
 
 
 class ViewsScore(NamedTuple):
