@@ -21,7 +21,7 @@ def slab(x: float = 0.0, shape: str = "slab") -> Scene:
     return Scene(1.0, 1.0, "sand", (SceneObject(shape, "red", "large", x, 0.0, 0.25),), "single")
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(9))
 def test_true_answers_score_one(seed):
     size = [SIZE, (128, 80), (64, 64)][seed % 3]
     found = sample_scene(np.random.default_rng(seed), *size, reserved=True, allow_held_out=True)
@@ -37,7 +37,7 @@ def test_true_answers_score_one(seed):
 def test_random_answers_score_little(kind):
     rng = np.random.default_rng(0)
     results = {"segmentation": [], "depth": [], "normals": []}
-    for seed in range(12):
+    for seed in range(8):
         truth = Truth(scene(seed), SIZE)
         for name, score in (
             ("segmentation", dense.score_segmentation),

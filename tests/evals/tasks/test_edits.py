@@ -74,7 +74,7 @@ def test_no_edit_asks_for_the_same_picture():
 
 
 def test_another_scene_scores_little():
-    others = [sample_scene(np.random.default_rng(seed), *SIZE) for seed in range(10, 18)]
+    others = [sample_scene(np.random.default_rng(seed), *SIZE) for seed in range(10, 13)]
     edits_of = [EDITS[kind] for kind in ("recolour", "reshape", "add")]
     found = summarise_edits([score(each, other) for each in edits_of for other in others])
     assert found["score"] < 0.2 and found["preserved"]["score"] < 0.2

@@ -42,7 +42,7 @@ def pick_pose(truth: Truth) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [SIZE, (160, 96), (64, 64)])
 def test_true_skeletons_score_one(size):
-    for truth in figures(20, size):
+    for truth in figures(6, size):
         found = keypoints.score_pose(truth, pick_pose(truth))
         assert found.score == 1 and found.missing == 0
 
@@ -82,7 +82,7 @@ def test_random_answers_score_little():
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
     assert keypoints.score_pose(ONE, noise).score <= 0.3
     assert keypoints.score_pose(ONE, np.zeros_like(noise)).missing == 10
-    pairs = zip(figures(15), figures(15, first=500), strict=True)
+    pairs = zip(figures(8), figures(8, first=500), strict=True)
     results = [keypoints.score_pose(truth, pick_pose(other)) for truth, other in pairs]
     assert keypoints.summarise_pose(results)["score"] < 0.3
 

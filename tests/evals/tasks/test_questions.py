@@ -1,5 +1,7 @@
 """Answers in words: spelling does not count, words do."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from lumina_jax.evals.tasks.questions import kappa, score_question, summarise_qu
 SIZE = (96, 96)
 
 
+@cache
 def scene(seed: int) -> Scene:
     return sample_scene(np.random.default_rng(seed), *SIZE)
 
@@ -24,14 +27,14 @@ def asked(seeds: range) -> list[Truth]:
 
 
 def test_true_answers_score_one_of_every_kind():
-    found = summarise_questions([score_question(t, t.answer) for t in asked(range(60))])
+    found = summarise_questions([score_question(t, t.answer) for t in asked(range(40))])
     assert found["score"] == 1 and len(found["kinds"]) == 7 and found["kappa"]["score"] == 1
     assert all(each["score"] == 1 for each in found["kinds"].values())
     assert set(found["yes_no"]) == {"existence", "position", "comparison", "background"}
 
 
 def test_answers_to_other_questions_score_little():
-    truths = asked(range(60))
+    truths = asked(range(40))
     others = [truths[(place * 37 + 11) % len(truths)].answer for place in range(len(truths))]
     found = summarise_questions([score_question(t, o) for t, o in zip(truths, others, strict=True)])
     assert found["score"] < 0.3 and abs(found["kappa"]["score"]) < 0.25
