@@ -100,10 +100,10 @@ def _text(path: Path, content: bytes) -> str:
     return text
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """A key by which "9" comes before "10"."""
+def _by_number(name: str) -> list[tuple[bool, int, str]]:
+    """A key by which "9" comes before "10", and both before words."""
     parts = re.findall(r"\d+|\D+", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return [(False, int(part), "") if part.isdigit() else (True, 0, part) for part in parts]
 
 
 READERS: Mapping[str, Callable[[str | Path], list[OfficialPrompt]]] = {
