@@ -91,7 +91,9 @@ class _Clip:
         try:
             self.model = library.CLIPModel.from_pretrained(folder, **here).float().eval().to(device)
             self.tokenizer = library.AutoTokenizer.from_pretrained(folder, **here)
-            self.processor = library.AutoImageProcessor.from_pretrained(folder, **here)
+            self.processor = library.AutoImageProcessor.from_pretrained(
+                folder, backend="pil", **here
+            )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
@@ -100,6 +102,7 @@ class _Clip:
         self.length = self.model.config.text_config.max_position_embeddings
         self.settings = {
             "model": {"name": folder.name, "sha256": file_digest(folder)},
+            "resize": "as the folder's image processor says, by PIL",
             "image_size_px": self.model.config.vision_config.image_size,
             "text_tokens": self.length,
             "versions": versions("transformers", "torch", "numpy", "pillow"),
