@@ -133,20 +133,19 @@ def fid(
     `crop_px`: of folders the shorter side is scaled to this (Lanczos) and the middle square cut out first; None: images
     as they are, which Inception's resize squeezes to a square. Warns below as many images as features.
     """
-    sides, numbers = [], []
-    for source in (folder, reference):
-        if Path(source).suffix == ".npz":
-            sides.append(read_statistics(source))
-            numbers.append(None)
+    sources = [_opened(source) for source in (folder, reference)]  # both, before any work
+    sides: list[Statistics] = []
+    for place, source in zip((folder, reference), sources, strict=True):
+        if isinstance(source, dict):
+            sides.append(source)
             continue
-        paths = image_paths(source)
-        sides.append(inception.statistics(inception.of_files(paths, crop_px, batch, progress)))
-        numbers.append(len(paths))
-        if len(paths) < sides[-1]["mu"].size:
+        sides.append(inception.statistics(inception.of_files(source, crop_px, batch, progress)))
+        if len(source) < sides[-1]["mu"].size:
             warnings.warn(
-                f"{source}: {len(paths)} images for {sides[-1]['mu'].size} features: FID is biased upwards",
+                f"{place}: {len(source)} images for {sides[-1]['mu'].size} features: FID is biased upwards",
                 stacklevel=2,
             )
+    numbers = [None if isinstance(source, dict) else len(source) for source in sources]
     return {
         "fid": frechet_distance(*sides),
         "num_images": numbers[0],
@@ -155,6 +154,11 @@ def fid(
         "crop_px": crop_px,
         **inception.settings,
     }
+
+
+def _opened(source: str | Path) -> Statistics | list[Path]:
+    """Reference statistics, or the images of a folder."""
+    return read_statistics(source) if Path(source).suffix == ".npz" else image_paths(source)
 
 
 def _batches(paths: Sequence[Path], crop_px: int | None, batch: int) -> Iterator[np.ndarray]:

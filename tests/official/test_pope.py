@@ -23,6 +23,7 @@ TRUTH = [item.label for item in ITEMS]
         ("no", False),
         ("No.", False),
         ("No, there is no lamp.", False),
+        ("No, nothing of the kind", False),  # the comma is no part of the word
         ("There is not one", False),
         ("There is one. There is no other.", True),  # the first sentence alone
         ("NO", True),  # none of the three words, as written
