@@ -30,7 +30,7 @@ BAD = {
     "table": (["mmbench", "m.tsv", "--out", "o", "--table", "csv"], "want tsv or xlsx"),
     "batch": (["mme", "m.tsv", "--out", "o", "--batch", "0"], "--batch 0: want 1 or more"),
     "no weights": (["fid", "a", "b", "--inception", "w.pth"], "w.pth: no weights of InceptionV3"),
-    "misspelt": (["clip", "a", "--clap", "b"], "--clap"),
+    "misspelt": (["clip", "a", "--clip", "b", "--bach", "2"], "--bach"),
     "vqgan": (["vqgan", "nowhere"], "nowhere: no such folder"),
 }
 
