@@ -110,9 +110,9 @@ $(DEV): requirements-dev.txt $(RUNTIME)
 	@$(PIP) -r requirements.txt -r $<
 	@touch $@
 
-$(TORCH): requirements-torch.txt $(DEV)
+$(TORCH): requirements-torch.txt requirements-evals.txt $(DEV)
 	@echo "installing $< into $(VENV)"
-	@$(PIP) -r requirements.txt -r $<
+	@$(PIP) -r requirements.txt -r $< -r requirements-evals.txt
 	@touch $@
 
 # The TPU's compiler alone, for tests and plans on machines without one: JAX itself goes on as it is.
