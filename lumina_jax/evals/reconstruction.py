@@ -13,12 +13,12 @@ from lumina_jax.data.scenes import maps
 from lumina_jax.data.scenes.detector import UNKNOWN, Detection, detect
 from lumina_jax.data.scenes.render import render
 from lumina_jax.data.scenes.scene import Scene, sample_scene
+from lumina_jax.data_config import HELD_OUT_SEED
 from lumina_jax.dims import Array
 from lumina_jax.evals.prompts import SIZES_PX
 from lumina_jax.evals.scores import wilson
 from lumina_jax.vqgan.codec import decode, encode, from_pixels, to_pixels
 
-HELD_OUT_SEED = 2**31 - 1  # of the scenes; no training source has it
 PLACE_TOLERANCE = 0.03  # scene units by which an object's centre may move: 4 px of 128
 PERFECT_DB = 99.0  # stands for the PSNR of equal pictures
 

@@ -1,0 +1,293 @@
+"""The fixed examples that a model of every task is scored on: held-out scenes, what is asked, and the true answers.
+
+Example i of a task is a pure function of (task, i): its scene is drawn from (HELD_OUT_SEED, i, task), a seed that no
+training source may have, without reserved shapes and colours, which the transformer was never shown. Pairs of looks
+that training leaves out (`scene.held_out`) are allowed, as a user's pictures may hold them. Sizes are SIZES_PX in turn.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import sqrt
+
+import numpy as np
+
+from lumina_jax.data.recipes import MAPS, VIEWS_YAW_DEG
+from lumina_jax.data.scenes.captions import Look, caption, noun
+from lumina_jax.data.scenes.edits import EDIT_KINDS, Edit, edits
+from lumina_jax.data.scenes.maps import boxes_drawn
+from lumina_jax.data.scenes.questions import QUESTION_KINDS, Question, questions
+from lumina_jax.data.scenes.render import render
+from lumina_jax.data.scenes.scene import Scene, sample_scene
+from lumina_jax.data_config import HELD_OUT_SEED
+from lumina_jax.dims import pick
+from lumina_jax.evals.chats import CHAT_KINDS, question_after, telling_caption
+from lumina_jax.evals.painted import prompts_of, scene_of_prompt
+from lumina_jax.evals.prompts import CATEGORIES, SIZES_PX, Prompt
+from lumina_jax.unirep.tasks import TASKS
+
+VERSION = 1  # of the protocol: scores of different versions cannot be compared
+NUM_EXAMPLES = 100
+ATTEMPTS = 10_000  # scenes tried for one example
+FORMS = {  # answers wanted of a kind of question, in turn: "yes", "no", or by name
+    "existence": ("yes", "no"),
+    **dict.fromkeys(("position", "comparison", "background"), ("name", "yes", "name", "no")),
+}
+
+Size = tuple[int, int]  # (width, height) px
+Images = tuple[np.ndarray, ...]  # uint8[Y,X,3] each
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What a human says, with placeholders for the images shown, and the true answer: words, or images."""
+
+    said: str
+    shown: Images
+    truth: str | Images
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A conversation whose last answer is scored; the answers before it are the model's own."""
+
+    task: str  # a row of TASKS
+    index: int
+    kind: str  # what it is counted by: the kind of question or edit, the map, the category; "" where there is one
+    size: Size  # of every image
+    turns: tuple[Turn, ...]
+    scene: Scene  # that the last answer shows, or tells of
+    before: Scene | None = None  # of an edit: the scene that the last turn changes
+    change: Edit | None = None  # of an edit: the last one
+    question: Question | None = None  # of a question: the last one
+    phrase: str = ""  # of a detection
+    prompt: Prompt | None = None  # of a picture painted from words alone: what must be seen
+
+    @property
+    def truth(self) -> str | Images:
+        """The answer that is scored."""
+        return self.turns[-1].truth
+
+    @property
+    def seed(self) -> int:
+        """That its answers are drawn with."""
+        return self.index
+
+
+def examples(task: str, num: int = NUM_EXAMPLES) -> list[Example]:
+    """The first `num` examples of a task: a pure function of its arguments, and the beginning of more.
+
+    "text_to_image" alone has the prompts of `prompts.eval_prompts`, `num` of each category. Raises ValueError for an
+    unknown task and for none.
+    """
+    if num < 1:
+        raise ValueError(f"{num} examples of {task}: want at least 1")
+    return pick(EXAMPLES, task, "task")(task, num)
+
+
+def example_rng(task: str, index: int) -> np.random.Generator:
+    """The generator of one example: three numbers like those of a training record, the first of which none has."""
+    return np.random.default_rng((HELD_OUT_SEED, index, zlib.crc32(f"protocol {task}".encode())))
+
+
+def size_of(index: int) -> Size:
+    """(width, height) px of example `index`."""
+    return SIZES_PX[index % len(SIZES_PX)]
+
+
+def _scene(rng: np.random.Generator, size: Size, kind: str | None = None) -> Scene:
+    return sample_scene(rng, *size, kind=kind, allow_held_out=True)
+
+
+def _first(make: Callable[[], Example | None], task: str, index: int) -> Example:
+    """The first of what `make` makes that is not None."""
+    for _ in range(ATTEMPTS):
+        if (found := make()) is not None:
+            return found
+    raise ValueError(f"example {index} of {task}: no scene for it among {ATTEMPTS}")
+
+
+def _painted(task: str, index: int, prompt: Prompt) -> Example:
+    """A prompt of the six categories, with one of the scenes that it describes."""
+    size = prompt.width_px, prompt.height_px
+    scene = scene_of_prompt(prompt, example_rng(task, index))
+    values = {"width": size[0], "height": size[1], "caption": prompt.text}
+    said = TASKS[task].prompt(**{name: values[name] for name in TASKS[task].fields})
+    turn = Turn(said, (), (render(scene, *size),))
+    return Example(task, index, prompt.category, size, (turn,), scene, prompt=prompt)
+
+
+def _each_category(task: str, num: int) -> list[Example]:
+    """`num` prompts of every category, at the sizes of `eval_prompts`."""
+    return [_painted(task, index, prompt) for index, prompt in enumerate(prompts_of(num))]
+
+
+def _categories_in_turn(task: str, index: int) -> Example:
+    """The next prompt of the next category, at the next size."""
+    turn, place = divmod(index, len(CATEGORIES))
+    prompt = prompts_of(turn + 1)[place * (turn + 1) + turn]
+    width_px, height_px = size_of(index)
+    return _painted(task, index, replace(prompt, width_px=width_px, height_px=height_px))
+
+
+def _views(task: str, index: int) -> Example:
+    size, rng = size_of(index), example_rng(task, index)
+    scene = _scene(rng, size)
+    values = {"width": size[0], "height": size[1], "caption": caption(scene, rng)}
+    said = TASKS[task].prompt(views=len(VIEWS_YAW_DEG), **values)
+    truth = tuple(render(scene, *size, yaw) for yaw in VIEWS_YAW_DEG)
+    return Example(task, index, "", size, (Turn(said, (), truth),), scene)
+
+
+def _condition(task: str, index: int) -> Example:
+    """The maps in turn; of skeletons scenes with one figure."""
+    size, rng = size_of(index), example_rng(task, index)
+    kind = list(MAPS)[index % len(MAPS)]
+    scene = _with_one_figure(rng, size) if kind == "pose" else _scene(rng, size)
+    said = TASKS[task].prompt(caption=caption(scene, rng))
+    turn = Turn(said, (MAPS[kind](scene, *size),), (render(scene, *size),))
+    return Example(task, index, kind, size, (turn,), scene)
+
+
+def _map(task: str, index: int) -> Example:
+    """A render, and its map; a pose of scenes with one figure."""
+    size, rng = size_of(index), example_rng(task, index)
+    scene = _with_one_figure(rng, size) if task == "pose" else _scene(rng, size)
+    turn = Turn(TASKS[task].template, (render(scene, *size),), (MAPS[task](scene, *size),))
+    return Example(task, index, "", size, (turn,), scene)
+
+
+def _detection(task: str, index: int) -> Example:
+    """An object whose name no other of the scene has."""
+    size, rng = size_of(index), example_rng(task, index)
+
+    def make() -> Example | None:
+        scene = _scene(rng, size)
+        thing = scene.objects[int(rng.integers(len(scene.objects)))]
+        looks = [(other.colour, other.shape) for other in scene.objects]
+        if looks.count((thing.colour, thing.shape)) > 1:
+            return None
+        phrase = noun(Look(thing.shape, thing.colour), article="the")
+        truth = (boxes_drawn(scene, *size, phrase),)
+        turn = Turn(TASKS[task].prompt(phrase=phrase), (render(scene, *size),), truth)
+        return Example(task, index, "", size, (turn,), scene, phrase=phrase)
+
+    return _first(make, task, index)
+
+
+def _describe(task: str, index: int) -> Example:
+    size, rng = size_of(index), example_rng(task, index)
+    scene = _scene(rng, size)
+    turn = Turn(TASKS[task].template, (render(scene, *size),), caption(scene, rng))
+    return Example(task, index, scene.kind, size, (turn,), scene)
+
+
+def _question(task: str, index: int) -> Example:
+    """The kinds in turn, and of each the FORMS of its answers in turn."""
+    size, rng = size_of(index), example_rng(task, index)
+    kind = list(QUESTION_KINDS)[index % len(QUESTION_KINDS)]
+    forms = FORMS.get(kind, ("name",))
+    form = forms[index // len(QUESTION_KINDS) % len(forms)]
+
+    def make() -> Example | None:
+        scene = _scene(rng, size)
+        for asked in questions(scene, rng):
+            if asked.kind == kind and _form(asked.answer) == form:
+                said = TASKS[task].prompt(question=asked.question)
+                turn = Turn(said, (render(scene, *size),), asked.answer)
+                return Example(task, index, kind, size, (turn,), scene, question=asked)
+        return None
+
+    return _first(make, task, index)
+
+
+def _edit(task: str, index: int) -> Example:
+    """The kinds in turn: one edit, or as "next_edit" the second of two, the first of any kind."""
+    size, rng = size_of(index), example_rng(task, index)
+    kind = list(EDIT_KINDS)[index % len(EDIT_KINDS)]
+
+    def make() -> Example | None:
+        scene = _scene(rng, size)
+        turns: tuple[Turn, ...] = ()
+        shown: Images = (render(scene, *size),)
+        if task == "next_edit":
+            possible = edits(scene, rng, _side_px(size))
+            if not possible:
+                return None
+            first = possible[int(rng.integers(len(possible)))]
+            said = TASKS["edit"].prompt(instruction=first.instruction)
+            turns = (Turn(said, shown, (render(first.scene, *size),)),)
+            scene, shown = first.scene, ()
+        change = next((e for e in edits(scene, rng, _side_px(size)) if e.kind == kind), None)
+        if change is None:
+            return None
+        said = TASKS[task].prompt(instruction=change.instruction)
+        turns = (*turns, Turn(said, shown, (render(change.scene, *size),)))
+        return Example(task, index, kind, size, turns, change.scene, before=scene, change=change)
+
+    return _first(make, task, index)
+
+
+def _chat(task: str, index: int) -> Example:
+    """A picture is painted from words, changed, and asked about; the words alone tell the true answer."""
+    size, rng = size_of(index), example_rng(task, index)
+    kind = CHAT_KINDS[index % len(CHAT_KINDS)]
+
+    def make() -> Example | None:
+        scene = _scene(rng, size, str(rng.choice(["single", "two"])))
+        change = next((e for e in edits(scene, rng, _side_px(size)) if e.kind == kind), None)
+        words = telling_caption(scene, rng)
+        if change is None or words is None:
+            return None
+        yes = index // len(CHAT_KINDS) % 2 == 0
+        asked = question_after(scene, change, rng, yes)
+        if asked is None:
+            return None
+        values = {"width": size[0], "height": size[1], "caption": words}
+        turns = (
+            Turn(TASKS["text_to_image"].prompt(**values), (), (render(scene, *size),)),
+            Turn(
+                TASKS["next_edit"].prompt(instruction=change.instruction),
+                (),
+                (render(change.scene, *size),),
+            ),
+            Turn(TASKS[task].prompt(message=asked.question), (), asked.answer),
+        )
+        return Example(task, index, kind, size, turns, change.scene, scene, change, question=asked)
+
+    return _first(make, task, index)
+
+
+def _each(make: Callable[[str, int], Example]) -> Callable[[str, int], list[Example]]:
+    """Example by example."""
+    return lambda task, num: [make(task, index) for index in range(num)]
+
+
+EXAMPLES: dict[str, Callable[[str, int], list[Example]]] = {  # (task, how many)
+    "text_to_image": _each_category,
+    "text_to_image_any_size": _each(_categories_in_turn),
+    "multi_view": _each(_views),
+    "image_condition": _each(_condition),
+    **dict.fromkeys(MAPS, _each(_map)),
+    "detection": _each(_detection),
+    "describe": _each(_describe),
+    "question": _each(_question),
+    "edit": _each(_edit),
+    "next_edit": _each(_edit),
+    "chat": _each(_chat),
+}
+
+
+def _with_one_figure(rng: np.random.Generator, size: Size) -> Scene:
+    while True:
+        scene = _scene(rng, size)
+        if sum(thing.shape == "figure" for thing in scene.objects) == 1:
+            return scene
+
+
+def _form(answer: str) -> str:
+    return answer if answer in ("yes", "no") else "name"
+
+
+def _side_px(size: Size) -> float:
+    return sqrt(size[0] * size[1])
