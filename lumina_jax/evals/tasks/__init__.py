@@ -1,0 +1,1 @@
+"""How every task on the embedded dataset is scored: pure functions of (truth, answer)."""
