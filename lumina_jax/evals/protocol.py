@@ -16,7 +16,7 @@ from lumina_jax.data.recipes import MAPS, VIEWS_YAW_DEG
 from lumina_jax.data.scenes.captions import Look, caption, noun
 from lumina_jax.data.scenes.edits import EDIT_KINDS, Edit, edits
 from lumina_jax.data.scenes.maps import boxes_drawn
-from lumina_jax.data.scenes.questions import QUESTION_KINDS, Question, questions
+from lumina_jax.data.scenes.questions import QUESTION_KINDS, questions
 from lumina_jax.data.scenes.render import render
 from lumina_jax.data.scenes.scene import Scene, sample_scene
 from lumina_jax.data_config import HELD_OUT_SEED
@@ -24,6 +24,7 @@ from lumina_jax.dims import pick
 from lumina_jax.evals.chats import CHAT_KINDS, question_after, telling_caption
 from lumina_jax.evals.painted import prompts_of, scene_of_prompt
 from lumina_jax.evals.prompts import CATEGORIES, SIZES_PX, Prompt
+from lumina_jax.evals.tasks.common import Size, Truth
 from lumina_jax.unirep.tasks import TASKS
 
 VERSION = 1  # of the protocol: scores of different versions cannot be compared
@@ -34,7 +35,6 @@ FORMS = {  # answers wanted of a kind of question, in turn: "yes", "no", or by n
     **dict.fromkeys(("position", "comparison", "background"), ("name", "yes", "name", "no")),
 }
 
-Size = tuple[int, int]  # (width, height) px
 Images = tuple[np.ndarray, ...]  # uint8[Y,X,3] each
 
 
@@ -42,36 +42,40 @@ Images = tuple[np.ndarray, ...]  # uint8[Y,X,3] each
 class Turn:
     """What a human says, with placeholders for the images shown, and the true answer: words, or images."""
 
+    task: str  # a row of TASKS, by which it is answered
     said: str
     shown: Images
-    truth: str | Images
+    answer: str | Images
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
     """A conversation whose last answer is scored; the answers before it are the model's own."""
 
-    task: str  # a row of TASKS
     index: int
-    kind: str  # what it is counted by: the kind of question or edit, the map, the category; "" where there is one
-    size: Size  # of every image
     turns: tuple[Turn, ...]
-    scene: Scene  # that the last answer shows, or tells of
-    before: Scene | None = None  # of an edit: the scene that the last turn changes
-    change: Edit | None = None  # of an edit: the last one
-    question: Question | None = None  # of a question: the last one
-    phrase: str = ""  # of a detection
+    truth: Truth
     prompt: Prompt | None = None  # of a picture painted from words alone: what must be seen
 
     @property
-    def truth(self) -> str | Images:
-        """The answer that is scored."""
-        return self.turns[-1].truth
+    def task(self) -> str:
+        """That of the last turn."""
+        return self.turns[-1].task
 
     @property
     def seed(self) -> int:
         """That its answers are drawn with."""
         return self.index
+
+    @property
+    def kind(self) -> str:
+        """What it is counted by: the category, the kind of the question or edit, the map; "" where there is one."""
+        return self.truth.kind
+
+    @property
+    def true_answer(self) -> str | Images:
+        """The right answer of the last turn."""
+        return self.turns[-1].answer
 
 
 def examples(task: str, num: int = NUM_EXAMPLES) -> list[Example]:
@@ -113,8 +117,9 @@ def _painted(task: str, index: int, prompt: Prompt) -> Example:
     scene = scene_of_prompt(prompt, example_rng(task, index))
     values = {"width": size[0], "height": size[1], "caption": prompt.text}
     said = TASKS[task].prompt(**{name: values[name] for name in TASKS[task].fields})
-    turn = Turn(said, (), (render(scene, *size),))
-    return Example(task, index, prompt.category, size, (turn,), scene, prompt=prompt)
+    turn = Turn(task, said, (), (render(scene, *size),))
+    truth = Truth(scene, size, kind=prompt.category, caption=prompt.text)
+    return Example(index, (turn,), truth, prompt)
 
 
 def _each_category(task: str, num: int) -> list[Example]:
@@ -131,12 +136,14 @@ def _categories_in_turn(task: str, index: int) -> Example:
 
 
 def _views(task: str, index: int) -> Example:
+    """A caption, and the scene from every camera."""
     size, rng = size_of(index), example_rng(task, index)
     scene = _scene(rng, size)
-    values = {"width": size[0], "height": size[1], "caption": caption(scene, rng)}
+    words = caption(scene, rng)
+    values = {"width": size[0], "height": size[1], "caption": words}
     said = TASKS[task].prompt(views=len(VIEWS_YAW_DEG), **values)
-    truth = tuple(render(scene, *size, yaw) for yaw in VIEWS_YAW_DEG)
-    return Example(task, index, "", size, (Turn(said, (), truth),), scene)
+    answer = tuple(render(scene, *size, yaw) for yaw in VIEWS_YAW_DEG)
+    return Example(index, (Turn(task, said, (), answer),), Truth(scene, size, caption=words))
 
 
 def _condition(task: str, index: int) -> Example:
@@ -144,17 +151,18 @@ def _condition(task: str, index: int) -> Example:
     size, rng = size_of(index), example_rng(task, index)
     kind = list(MAPS)[index % len(MAPS)]
     scene = _with_one_figure(rng, size) if kind == "pose" else _scene(rng, size)
-    said = TASKS[task].prompt(caption=caption(scene, rng))
-    turn = Turn(said, (MAPS[kind](scene, *size),), (render(scene, *size),))
-    return Example(task, index, kind, size, (turn,), scene)
+    words = caption(scene, rng)
+    said = TASKS[task].prompt(caption=words)
+    turn = Turn(task, said, (MAPS[kind](scene, *size),), (render(scene, *size),))
+    return Example(index, (turn,), Truth(scene, size, kind=kind, caption=words))
 
 
 def _map(task: str, index: int) -> Example:
     """A render, and its map; a pose of scenes with one figure."""
     size, rng = size_of(index), example_rng(task, index)
     scene = _with_one_figure(rng, size) if task == "pose" else _scene(rng, size)
-    turn = Turn(TASKS[task].template, (render(scene, *size),), (MAPS[task](scene, *size),))
-    return Example(task, index, "", size, (turn,), scene)
+    shown, answer = (render(scene, *size),), (MAPS[task](scene, *size),)
+    return Example(index, (Turn(task, TASKS[task].template, shown, answer),), Truth(scene, size))
 
 
 def _detection(task: str, index: int) -> Example:
@@ -168,18 +176,19 @@ def _detection(task: str, index: int) -> Example:
         if looks.count((thing.colour, thing.shape)) > 1:
             return None
         phrase = noun(Look(thing.shape, thing.colour), article="the")
-        truth = (boxes_drawn(scene, *size, phrase),)
-        turn = Turn(TASKS[task].prompt(phrase=phrase), (render(scene, *size),), truth)
-        return Example(task, index, "", size, (turn,), scene, phrase=phrase)
+        shown, answer = (render(scene, *size),), (boxes_drawn(scene, *size, phrase),)
+        turn = Turn(task, TASKS[task].prompt(phrase=phrase), shown, answer)
+        return Example(index, (turn,), Truth(scene, size, phrase=phrase))
 
     return _first(make, task, index)
 
 
 def _describe(task: str, index: int) -> Example:
+    """A render, and one of the sentences that are true of it."""
     size, rng = size_of(index), example_rng(task, index)
     scene = _scene(rng, size)
-    turn = Turn(TASKS[task].template, (render(scene, *size),), caption(scene, rng))
-    return Example(task, index, scene.kind, size, (turn,), scene)
+    turn = Turn(task, TASKS[task].template, (render(scene, *size),), caption(scene, rng))
+    return Example(index, (turn,), Truth(scene, size))
 
 
 def _question(task: str, index: int) -> Example:
@@ -194,8 +203,8 @@ def _question(task: str, index: int) -> Example:
         for asked in questions(scene, rng):
             if asked.kind == kind and _form(asked.answer) == form:
                 said = TASKS[task].prompt(question=asked.question)
-                turn = Turn(said, (render(scene, *size),), asked.answer)
-                return Example(task, index, kind, size, (turn,), scene, question=asked)
+                turn = Turn(task, said, (render(scene, *size),), asked.answer)
+                return Example(index, (turn,), Truth(scene, size, kind=kind, answer=asked.answer))
         return None
 
     return _first(make, task, index)
@@ -207,23 +216,19 @@ def _edit(task: str, index: int) -> Example:
     kind = list(EDIT_KINDS)[index % len(EDIT_KINDS)]
 
     def make() -> Example | None:
-        scene = _scene(rng, size)
-        turns: tuple[Turn, ...] = ()
-        shown: Images = (render(scene, *size),)
+        scene, turns = _scene(rng, size), ()
         if task == "next_edit":
             possible = edits(scene, rng, _side_px(size))
             if not possible:
                 return None
             first = possible[int(rng.integers(len(possible)))]
-            said = TASKS["edit"].prompt(instruction=first.instruction)
-            turns = (Turn(said, shown, (render(first.scene, *size),)),)
-            scene, shown = first.scene, ()
-        change = next((e for e in edits(scene, rng, _side_px(size)) if e.kind == kind), None)
+            turns = (_change("edit", first, size, scene),)
+            scene = first.scene
+        change = _edit_of(scene, rng, size, kind)
         if change is None:
             return None
-        said = TASKS[task].prompt(instruction=change.instruction)
-        turns = (*turns, Turn(said, shown, (render(change.scene, *size),)))
-        return Example(task, index, kind, size, turns, change.scene, before=scene, change=change)
+        turns += (_change(task, change, size, scene),)
+        return Example(index, turns, Truth(change.scene, size, before=scene, kind=kind))
 
     return _first(make, task, index)
 
@@ -232,30 +237,38 @@ def _chat(task: str, index: int) -> Example:
     """A picture is painted from words, changed, and asked about; the words alone tell the true answer."""
     size, rng = size_of(index), example_rng(task, index)
     kind = CHAT_KINDS[index % len(CHAT_KINDS)]
+    yes = index // len(CHAT_KINDS) % 2 == 0
 
     def make() -> Example | None:
         scene = _scene(rng, size, str(rng.choice(["single", "two"])))
-        change = next((e for e in edits(scene, rng, _side_px(size)) if e.kind == kind), None)
+        change = _edit_of(scene, rng, size, kind)
         words = telling_caption(scene, rng)
-        if change is None or words is None:
-            return None
-        yes = index // len(CHAT_KINDS) % 2 == 0
-        asked = question_after(scene, change, rng, yes)
-        if asked is None:
+        asked = None if change is None else question_after(scene, change, rng, yes)
+        if change is None or words is None or asked is None:
             return None
         values = {"width": size[0], "height": size[1], "caption": words}
+        said = TASKS["text_to_image"].prompt(**values)
         turns = (
-            Turn(TASKS["text_to_image"].prompt(**values), (), (render(scene, *size),)),
-            Turn(
-                TASKS["next_edit"].prompt(instruction=change.instruction),
-                (),
-                (render(change.scene, *size),),
-            ),
-            Turn(TASKS[task].prompt(message=asked.question), (), asked.answer),
+            Turn("text_to_image", said, (), (render(scene, *size),)),
+            _change("next_edit", change, size, scene),
+            Turn(task, TASKS[task].prompt(message=asked.question), (), asked.answer),
         )
-        return Example(task, index, kind, size, turns, change.scene, scene, change, question=asked)
+        truth = Truth(change.scene, size, before=scene, kind=asked.kind, answer=asked.answer)
+        return Example(index, turns, truth)
 
     return _first(make, task, index)
+
+
+def _change(task: str, change: Edit, size: Size, scene: Scene) -> Turn:
+    """An edit of `scene`, which an "edit" shows and a later turn does not."""
+    shown = (render(scene, *size),) if task == "edit" else ()
+    said = TASKS[task].prompt(instruction=change.instruction)
+    return Turn(task, said, shown, (render(change.scene, *size),))
+
+
+def _edit_of(scene: Scene, rng: np.random.Generator, size: Size, kind: str) -> Edit | None:
+    """The scene's edit of a kind, None where it allows none."""
+    return next((edit for edit in edits(scene, rng, _side_px(size)) if edit.kind == kind), None)
 
 
 def _each(make: Callable[[str, int], Example]) -> Callable[[str, int], list[Example]]:
