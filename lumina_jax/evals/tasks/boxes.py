@@ -19,9 +19,15 @@ from lumina_jax.data.scenes.scene import SIZES
 from lumina_jax.evals.intervals import mean, share
 from lumina_jax.evals.tasks.common import Size, Summary, Truth, check_size
 
-LEAST_TINT = (80, 15, 0.48)  # of a line's px: green - blue, green - red, red / green; half a line on any background
+LEAST_TINT = (
+    80,
+    15,
+    0.48,
+)  # of a line's px: green - blue, green - red, red / green; half a line on any background
 LEAST_SIDE = 0.14  # of a box, in scene units; the shortest stroke that can be one
-LARGEST_SIDE = 2.4 * max(SIZES.values())  # of an object's box and its lines; larger ones only as a last resort
+LARGEST_SIDE = 2.4 * max(
+    SIZES.values()
+)  # of an object's box and its lines; larger ones only as a last resort
 SQUARE = 0.8  # shorter side / longer side from which a box is as likely as a square
 DENSE = 0.6  # share of the px along LEAST_SIDE that must be drawn for a stroke
 FILLED = 0.7  # share of every side that must be drawn
@@ -67,7 +73,12 @@ def true_boxes(truth: Truth) -> list[Box]:
     seen = maps.boxes(truth.scene, *truth.size)
     boxes = [seen[index] for index in maps.select(truth.scene, truth.phrase)]
     return [
-        (max(b[0] - line, 0), max(b[1] - line, 0), min(b[2] + line, width), min(b[3] + line, height))
+        (
+            max(b[0] - line, 0),
+            max(b[1] - line, 0),
+            min(b[2] + line, width),
+            min(b[3] + line, height),
+        )
         for b in boxes
         if b is not None
     ]
@@ -106,7 +117,9 @@ def find_boxes(picture: np.ndarray) -> list[Box]:
         if new[best] < NEW:
             break
         found.append(best)
-        left = left & ~ndimage.binary_dilation(_outline(boxes[best], left.shape, line), iterations=2)
+        left = left & ~ndimage.binary_dilation(
+            _outline(boxes[best], left.shape, line), iterations=2
+        )
     return [tuple(int(edge) for edge in box) for box in _settled(boxes, found, drawn, line)]
 
 
@@ -172,7 +185,10 @@ def _in_outlines(drawn: np.ndarray, boxes: np.ndarray, line: int) -> np.ndarray:
     table = np.pad(drawn.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     inner = boxes + np.array([line, line, -line, -line])
     outside, inside = (
-        table[b[:, 3], b[:, 2]] - table[b[:, 1], b[:, 2]] - table[b[:, 3], b[:, 0]] + table[b[:, 1], b[:, 0]]
+        table[b[:, 3], b[:, 2]]
+        - table[b[:, 1], b[:, 2]]
+        - table[b[:, 3], b[:, 0]]
+        + table[b[:, 1], b[:, 0]]
         for b in (boxes, inner)
     )
     return outside - inside
