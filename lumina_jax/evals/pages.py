@@ -15,7 +15,9 @@ from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 
 ROWS = 8  # examples on a page
 SCALE = 2  # of single pictures; several beside each other keep their size
-TEXT_PX = 300  # width of a column of words
+TEXT_PX = 300  # most width of a column of words
+LEAST_PX = 130  # least width of a column, which its label needs
+GAP_PX = 4  # between pictures of one answer
 
 Cell = tuple[str, Image.Image]  # a label, and what stands below it
 
@@ -23,11 +25,8 @@ Cell = tuple[str, Image.Image]  # a label, and what stands below it
 def page(
     task: str, examples: Sequence[Example], given: Sequence[Answer], scores: Sequence[float]
 ) -> Image.Image:
-    """The first ROWS examples below each other, every turn as: given, said, answer, truth."""
-    rows = [
-        _row(example, answer, score)
-        for example, answer, score in zip(examples[:ROWS], given, scores, strict=False)
-    ]
+    """Examples below each other, the first of every kind before others, every turn as: given, said, answer, truth."""
+    rows = [_row(examples[place], given[place], scores[place]) for place in _shown(examples)]
     width = max(row.width for row in rows) + 2 * MARGIN_PX
     height = sum(row.height + MARGIN_PX for row in rows) + MARGIN_PX + 2 * LINE_PX
     sheet = Image.new("RGB", (width, height), BACKGROUND)
@@ -42,6 +41,14 @@ def page(
 def save_page(sheet: Image.Image, path: Path) -> None:
     """Write a page as PNG."""
     save_png(sheet, path, {})
+
+
+def _shown(examples: Sequence[Example]) -> list[int]:
+    """The places of up to ROWS examples."""
+    kinds = [example.kind for example in examples]
+    first = [place for place, kind in enumerate(kinds) if kind not in kinds[:place]]
+    others = [place for place in range(len(kinds)) if place not in first]
+    return sorted([*first, *others][:ROWS])
 
 
 def _row(example: Example, answer: Answer, score: float) -> Image.Image:
@@ -64,17 +71,13 @@ def _either(content: str | Images) -> Image.Image:
 def _pictures(pictures: Images) -> Image.Image:
     """Pictures side by side; one alone enlarged without smoothing."""
     scale = SCALE if len(pictures) == 1 else 1
-    images = [Image.fromarray(np.asarray(p)) for p in pictures]
-    sheet = Image.new(
-        "RGB",
-        (scale * sum(i.width for i in images), scale * max(i.height for i in images)),
-        BACKGROUND,
-    )
-    left = 0
-    for image in images:
-        size = (scale * image.width, scale * image.height)
+    images = [Image.fromarray(np.asarray(picture)) for picture in pictures]
+    sizes = [(scale * image.width, scale * image.height) for image in images]
+    width = sum(size[0] + GAP_PX for size in sizes) - GAP_PX
+    sheet, left = Image.new("RGB", (width, max(size[1] for size in sizes)), BACKGROUND), 0
+    for image, size in zip(images, sizes, strict=True):
         sheet.paste(image.resize(size, Image.Resampling.NEAREST), (left, 0))
-        left += size[0]
+        left += size[0] + GAP_PX
     return sheet
 
 
@@ -82,7 +85,8 @@ def _words(text: str) -> Image.Image:
     """Text in a column of its own."""
     columns = TEXT_PX * 2 // FONT_PX
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, columns) or [""]]
-    sheet = Image.new("RGB", (TEXT_PX, LINE_PX * max(1, len(lines))), BACKGROUND)
+    width = max(LEAST_PX, *(int(_font(FONT_PX).getlength(line)) + 1 for line in lines))
+    sheet = Image.new("RGB", (width, LINE_PX * len(lines)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for index, line in enumerate(lines):
         draw.text((0, index * LINE_PX), line, INK, _font(FONT_PX))
@@ -91,7 +95,7 @@ def _words(text: str) -> Image.Image:
 
 def _beside(cells: Sequence[Cell]) -> Image.Image:
     """Cells in a row, their labels above."""
-    width = sum(cell.width + MARGIN_PX // 2 for _, cell in cells)
+    width = sum(cell.width + MARGIN_PX // 2 for _, cell in cells) + LEAST_PX
     sheet = Image.new("RGB", (width, LINE_PX + max(cell.height for _, cell in cells)), BACKGROUND)
     draw, left = ImageDraw.Draw(sheet), 0
     for label, cell in cells:
