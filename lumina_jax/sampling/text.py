@@ -19,8 +19,8 @@ from lumina_jax.dims import Array
 from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.cache import Cache
 from lumina_jax.sampling.batch import SLOT_BUCKET, Network, padded_count, round_up
-from lumina_jax.sampling.generate import MAX_SEED, batch_limit
-from lumina_jax.sampling.policy import Policy, draw, make_policy
+from lumina_jax.sampling.generate import batch_limit
+from lumina_jax.sampling.policy import MAX_SEED, Policy, draw, make_policy
 from lumina_jax.sampling.sequential import Shape, inference_config, padded_length, read_contexts
 from lumina_jax.sharding import Layout, place_rows
 
