@@ -1,12 +1,12 @@
 """A model's own answers to the protocol's examples: images painted and words written, turn by turn, in batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lumina_jax.chat import task_settings
 from lumina_jax.config import SampleConfig
 from lumina_jax.evals.protocol import Example, Images, Turn
 from lumina_jax.lumina import Lumina
@@ -35,22 +35,8 @@ class Answer(NamedTuple):
 
 
 def settings_of(task: str, own: SampleConfig, named: Mapping[str, Any]) -> SampleConfig:
-    """How an answer is drawn: by the task's row of TASKS, but by the model's own settings where it paints from words.
-
-    `named`: fields of SampleConfig that are not None stand above both.
-    """
-    row = TASKS[task]
-    if row.guidance == 1:  # the model's own settings were chosen for painting from words
-        own = replace(
-            own,
-            guidance=row.guidance,
-            guidance_schedule=(),
-            image_guidance=None,
-            temperature=row.temperature,
-            image_top_k=row.image_top_k,
-            text_top_k=row.text_top_k,
-        )
-    return override(own, named)
+    """How an answer is drawn: `task_settings`, below those of `named` that are not None."""
+    return override(task_settings(TASKS[task], own), named)
 
 
 def answers(

@@ -16,7 +16,7 @@ from lumina_jax.evals.answering import Answer, answers, settings_of
 from lumina_jax.evals.grading import ceiling, chance, grade, plain
 from lumina_jax.evals.pages import page, save_page
 from lumina_jax.evals.protocol import EXAMPLES, Example
-from lumina_jax.evals.reconstruction import Reconstruct, vqgan_round_trip
+from lumina_jax.evals.reconstruction import vqgan_round_trip
 from lumina_jax.evals.scores import commit
 from lumina_jax.lumina import Lumina
 
@@ -34,26 +34,35 @@ def score_tasks(
     num: int = protocol.NUM_EXAMPLES,
     *,
     pictures: Path | None = None,
+    with_levels: bool = True,
     progress: bool = True,
     **named: Any,
 ) -> dict[str, Any]:
     """The report of one run; `named`: settings that stand above those of `answering.settings_of`.
 
-    `pictures`: a folder that gets a page of pictures a task. Raises ValueError of one line for a model that has no room
+    `pictures`: a folder that gets a page of pictures a task. `with_levels`: chance and ceiling beside the scores, which
+    are the same for every transformer on one VQGAN. Raises ValueError of one line for a model that has no room
     for a task's conversations.
     """
-    round_trip = vqgan_round_trip(model.vqgan_params, model.config.vqgan)
     found = {}
     for task in tasks:
         examples = protocol.examples(task, num)
         given = answers(model, examples, progress, **named)
-        found[task] = _task_report(model, examples, given, round_trip, named)
+        found[task] = _task_report(model, examples, given, named)
+        if with_levels:
+            found[task] |= levels(model, examples)
         if pictures is not None:
             scores = [row["score"] for row in found[task]["results"]]
             save_page(page(task, examples, given, scores), pictures / f"{task}.png")
         if progress:
             print(line(task, found[task]), flush=True)
     return {**heading(model), "num": num, "tasks": found}
+
+
+def levels(model: Lumina, examples: Sequence[Example]) -> dict[str, Any]:
+    """{"chance": by whose answers, "ceiling"}: summaries under the same protocol, None where nothing can be drawn."""
+    round_trip = vqgan_round_trip(model.vqgan_params, model.config.vqgan)
+    return plain({"chance": chance(examples), "ceiling": ceiling(examples, round_trip).summary})
 
 
 def heading(model: Lumina) -> dict[str, Any]:
@@ -78,16 +87,17 @@ def line(task: str, found: Mapping[str, Any]) -> str:
     """A task's scores as a line of text: the main number, its interval, chance and ceiling."""
     row = found["scores"]
     interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-    levels = {**found["chance"], "ceiling": found["ceiling"]}
-    told = [f"{name} {level['score']:.3f}" for name, level in levels.items() if level is not None]
-    return f"{task:24} {row['score']:7.3f}  {interval:18} {row['n']:4} x {row['metric']}; {', '.join(told)}"
+    beside = {**found.get("chance", {}), "ceiling": found.get("ceiling")}
+    told = [f"{name} {level['score']:.3f}" for name, level in beside.items() if level is not None]
+    return "; ".join(
+        [f"{task:24} {row['score']:7.3f}  {interval:18} {row['n']:4} x {row['metric']}", *told]
+    )
 
 
 def _task_report(
     model: Lumina,
     examples: Sequence[Example],
     given: Sequence[Answer],
-    round_trip: Reconstruct,
     named: Mapping[str, Any],
 ) -> dict[str, Any]:
     graded = grade(examples, [answer.last for answer in given])
@@ -96,8 +106,6 @@ def _task_report(
     }
     return {
         "scores": plain(graded.summary),
-        "chance": plain(chance(examples)),
-        "ceiling": plain(ceiling(examples, round_trip).summary),
         "settings": {task: config_to_dict(settings) for task, settings in drawn_by.items()},
         "seeds": [examples[0].seed, examples[-1].seed],
         "results": [

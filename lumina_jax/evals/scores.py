@@ -14,11 +14,11 @@ import numpy as np
 from lumina_jax.checkpoint import write_json
 from lumina_jax.config_json import config_to_dict
 from lumina_jax.data.scenes.detector import Detection, detect
+from lumina_jax.evals.intervals import Z95, wilson
 from lumina_jax.evals.judge import exactly_as_asked, judge
 from lumina_jax.evals.prompts import CATEGORIES, Prompt, eval_prompts
 from lumina_jax.lumina import Lumina
 
-Z95 = 1.96  # normal quantile of a 95 % interval
 GUIDANCES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)  # tried by `choose_guidance`
 CHOOSING_SEED = 100_000  # first image seed while choosing: none of the scores' seeds
 
@@ -96,18 +96,6 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "exactly_as_asked": float(np.mean([o.exactly for o in outcomes])),
         "named_background": float(np.mean(grounds)) if grounds else None,
     }
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share.
-
-    >>> [round(bound, 3) for bound in wilson(80, 100)]
-    [0.711, 0.867]
-    """
-    share, spread = successes / trials, Z95**2 / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def choose_guidance(

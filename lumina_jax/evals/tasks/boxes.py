@@ -20,17 +20,17 @@ from lumina_jax.evals.intervals import mean, share
 from lumina_jax.evals.tasks.common import Size, Summary, Truth, check_size
 
 LEAST_TINT = (
-    80,
-    15,
-    0.48,
-)  # of a line's px: green - blue, green - red, red / green; half a line on any background
+    70,
+    10,
+    0.46,
+)  # of a line's px: green - blue, green - red, red / green on any background
 LEAST_SIDE = 0.14  # of a box, in scene units; the shortest stroke that can be one
 LARGEST_SIDE = 2.4 * max(
     SIZES.values()
 )  # of an object's box and its lines; larger ones only as a last resort
 SQUARE = 0.8  # shorter side / longer side from which a box is as likely as a square
-DENSE = 0.6  # share of the px along LEAST_SIDE that must be drawn for a stroke
-FILLED = 0.7  # share of every side that must be drawn
+DENSE = 0.5  # share of the px along LEAST_SIDE that must be drawn for a stroke
+FILLED = 0.6  # share of the outline that must be drawn
 NEW = 0.25  # share of a box's outline that no box before it explains
 MOST_STROKES = 12  # of each direction that are looked at, the longest
 MOST_BOXES = 8
@@ -145,11 +145,11 @@ def lines_drawn(picture: np.ndarray) -> np.ndarray:
 
 
 def _candidates(drawn: np.ndarray, line: int, least: int) -> np.ndarray:
-    """int [n, 4]: rectangles of which every side is FILLED."""
-    starts_x, ends_x = _strokes(drawn.T, line, least)
-    starts_y, ends_y = _strokes(drawn, line, least)
-    spans_x = [(a, b) for a, b in product(starts_x, ends_x) if b - a >= least]
-    spans_y = [(a, b) for a, b in product(starts_y, ends_y) if b - a >= least]
+    """int [n, 4]: rectangles that are FILLED on the whole, and on three sides of four at least."""
+    rows, columns_ends = _strokes(drawn, least)
+    columns, rows_ends = _strokes(drawn.T, least)
+    spans_x = _spans(columns, columns_ends, line, least, drawn.shape[1])
+    spans_y = _spans(rows, rows_ends, line, least, drawn.shape[0])
     if not spans_x or not spans_y:
         return np.zeros((0, 4), int)
     x0, x1 = np.array(spans_x).T[:, None]
@@ -157,19 +157,36 @@ def _candidates(drawn: np.ndarray, line: int, least: int) -> np.ndarray:
     along_y, along_x = _cumulated(drawn.T, line), _cumulated(drawn, line)
     filled = [(along_y[x, y1] - along_y[x, y0]) / (y1 - y0) for x in (x0, x1 - line)]
     filled += [(along_x[y, x1] - along_x[y, x0]) / (x1 - x0) for y in (y0, y1 - line)]
-    rows, columns = np.nonzero(np.min(filled, axis=0) >= FILLED)
-    return np.stack([x0[0, columns], y0[rows, 0], x1[0, columns], y1[rows, 0]], axis=-1)
+    right = (np.mean(filled, axis=0) >= FILLED) & (np.sort(filled, axis=0)[1] >= FILLED)
+    down, across = np.nonzero(right)
+    return np.stack([x0[0, across], y0[down, 0], x1[0, across], y1[down, 0]], axis=-1)
 
 
-def _strokes(drawn: np.ndarray, line: int, least: int) -> tuple[list[int], list[int]]:
-    """Rows at which horizontal strokes may begin, and rows at which they may end (exclusive)."""
+def _strokes(drawn: np.ndarray, least: int) -> tuple[set[int], set[int]]:
+    """The rows of horizontal strokes, and the columns of both their ends (px that are drawn)."""
     dense = ndimage.uniform_filter1d(drawn.astype(np.float32), least, axis=1, mode="constant")
     areas, count = ndimage.label(dense >= DENSE)[:2]
     found = [box for box in ndimage.find_objects(areas, count) if box is not None]
-    longest = sorted(found, key=lambda box: box[1].start - box[1].stop)[:MOST_STROKES]
-    rows = sorted({row for box in longest for row in range(box[0].start, box[0].stop)})
-    last = drawn.shape[0] - line
-    return [row for row in rows if row <= last], [row + 1 for row in rows if row + 1 >= line]
+    rows, ends = set(), set()
+    for box in sorted(found, key=lambda box: box[1].start - box[1].stop)[:MOST_STROKES]:
+        start = max(box[1].start - least // 2, 0)
+        window = drawn[box[0], start : box[1].stop + least // 2]
+        columns = np.flatnonzero(window.any(axis=0)) + start
+        rows |= set(range(box[0].start, box[0].stop))
+        ends |= {int(columns[0]), int(columns[-1])}
+    return rows, ends
+
+
+def _spans(
+    places: set[int], ends: set[int], line: int, least: int, length: int
+) -> list[tuple[int, int]]:
+    """(first, last + 1) of the sides that a box may have: from line to line, or to where other lines end."""
+    every = sorted(places | ends)
+    return [
+        (first, last + 1)
+        for first, last in product(every, every)
+        if last + 1 - first >= least and (first in places or last in places)
+    ]
 
 
 def _cumulated(drawn: np.ndarray, line: int) -> np.ndarray:

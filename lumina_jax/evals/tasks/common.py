@@ -22,13 +22,18 @@ write). A `Truth` needs `scene` and `size`, and beside them for
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import hypot, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
-from lumina_jax.data.scenes.scene import Scene
+from lumina_jax.data.scenes.detector import DetectedObject
+from lumina_jax.data.scenes.scene import Scene, SceneObject
 
 Size = tuple[int, int]  # (width, height) px
+
+PLACE_TOLERANCE = 0.03  # scene units by which an object's centre may be off: 4 px of 128
 
 # {"metric": its name, "score", "low", "high", "n", "higher_is_better": bool, and other numbers by name: each a dict
 # with score, low, high and n, a dict of such dicts by kind, or a plain count}
@@ -66,3 +71,26 @@ def check_size(answer: np.ndarray, size: Size) -> None:
             f"answer is {answer.dtype}{list(answer.shape)}, want uint8{list(want)}: "
             "score pictures of the size that was asked for"
         )
+
+
+def pairs(fits: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
+    """The largest set of (row, column) that fit, no row and no column twice."""
+    table = np.array(fits, bool)
+    if table.size == 0:
+        return []
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if table[r, c]]
+
+
+def near(
+    thing: SceneObject, seen: DetectedObject, size: Size, tolerance: float = PLACE_TOLERANCE
+) -> bool:
+    """Whether a seen object's centre is within `tolerance` scene units of an object's."""
+    side_px = sqrt(size[0] * size[1])
+    x_px, y_px = thing.x * side_px + size[0] / 2, thing.y * side_px + size[1] / 2
+    return hypot(seen.x_px - x_px, seen.y_px - y_px) <= tolerance * side_px
+
+
+def looks_like(thing: SceneObject, seen: DetectedObject) -> bool:
+    """Whether a seen object has an object's shape and colour."""
+    return (seen.shape, seen.colour) == (thing.shape, thing.colour)
