@@ -12,9 +12,9 @@ import numpy as np
 
 from lumina_jax.cli import parse_arguments, run_main
 from lumina_jax.data.scenes.detector import detect
+from lumina_jax.evals.intervals import wilson
 from lumina_jax.evals.judge import judge
 from lumina_jax.evals.prompts import eval_prompts
-from lumina_jax.evals.intervals import wilson
 from lumina_jax.lumina import Lumina
 from lumina_jax.painting import candidate_seeds
 from lumina_jax.sampling.batch import Request

@@ -47,12 +47,10 @@ def answers(
     Earlier answers of a conversation stand in its later turns with the very tokens that were drawn. `named`: settings.
     Raises ValueError of one line for an example that the model has no room for.
     """
-    shown = _encoded(
-        model, [image for one in examples for turn in one.turns for image in turn.shown]
-    )
     talks: list[_Talk] = [_Talk([], [], []) for _ in examples]
     for place in range(len(examples[0].turns)):
         turns = [example.turns[place] for example in examples]
+        shown = _encoded(model, [image for turn in turns for image in turn.shown])
         for talk, turn in zip(talks, turns, strict=True):
             talk.said.append({"from": "human", "value": turn.said})
             talk.images.extend(next(shown) for _ in turn.shown)

@@ -15,8 +15,8 @@ from lumina_jax.data.scenes.render import render
 from lumina_jax.data.scenes.scene import Scene, sample_scene
 from lumina_jax.data_config import HELD_OUT_SEED
 from lumina_jax.dims import Array
-from lumina_jax.evals.prompts import SIZES_PX
 from lumina_jax.evals.intervals import wilson
+from lumina_jax.evals.prompts import SIZES_PX
 from lumina_jax.evals.tasks.common import PLACE_TOLERANCE
 from lumina_jax.vqgan.codec import decode, encode, from_pixels, to_pixels
 
