@@ -23,7 +23,13 @@ MAX_FUNCTION_LINES = 60
 HOMES = ("work", "root", "home", "Users", "tmp", "mnt")
 MACHINE_PATH = re.compile(r"(?<![\w./:~$})-])/(?:" + "|".join(HOMES) + r")/\w")
 
-IMPORT_NAMES = {"absl": "absl-py", "PIL": "pillow", "orbax": "orbax-checkpoint", "yaml": "pyyaml"}
+IMPORT_NAMES = {
+    "absl": "absl-py",
+    "PIL": "pillow",
+    "orbax": "orbax-checkpoint",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+}
 UNDECLARED = {"importlib-resources"}  # needed by a dependency that does not say so
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

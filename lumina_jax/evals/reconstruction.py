@@ -1,4 +1,4 @@
-"""What a VQGAN keeps of a picture: PSNR of renders and answer images, and whether the detector reads the same."""
+"""What a VQGAN keeps of a picture: PSNR and SSIM of renders and answers, and whether the detector reads the same."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,16 +30,19 @@ def reconstruction_scores(
 ) -> dict[str, Any]:
     """Scores of `num_images` held-out scenes over SIZES_PX, half of them with reserved shapes and colours.
 
-    {"psnr_db": {"render": …, each answer: …} (means over images), "read_as_original": {share, low, high, images}}
+    {"psnr_db": {"render": …, each answer: …} (means over images), "ssim": the same,
+    "read_as_original": {share, low, high, images}}
     """
     from tqdm import tqdm
 
     decibels: dict[str, list[float]] = {}
+    similar: dict[str, list[float]] = {}
     same = []
     for scene, size in tqdm(held_out_scenes(num_images), total=num_images, disable=not progress):
         for name, picture in pictures(scene, size):
             output = reconstruct(picture)
             decibels.setdefault(name, []).append(psnr_db(picture, output))
+            similar.setdefault(name, []).append(ssim(picture, output))
             if name == "render":
                 same.append(
                     reads_the_same(detect(picture), detect(output), sqrt(size[0] * size[1]))
@@ -47,6 +50,7 @@ def reconstruction_scores(
     low, high = wilson(sum(same), len(same))
     return {
         "psnr_db": {name: float(np.mean(values)) for name, values in decibels.items()},
+        "ssim": {name: float(np.mean(values)) for name, values in similar.items()},
         "read_as_original": {
             "share": float(np.mean(same)),
             "low": low,
@@ -80,6 +84,13 @@ def psnr_db(first: np.ndarray, second: np.ndarray) -> float:
     return PERFECT_DB if error == 0 else min(PERFECT_DB, 10 * log10(255**2 / error))
 
 
+def ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """Structural similarity of two uint8 images, the mean over colours and 7x7 px windows (scikit-image's)."""
+    from skimage.metrics import structural_similarity
+
+    return float(structural_similarity(first, second, channel_axis=-1, data_range=255))
+
+
 def reads_the_same(first: Detection, second: Detection, side_px: float) -> bool:
     """Whether two pictures are read as the same background and objects, in the same places."""
     if first.background != second.background or len(first.objects) != len(second.objects):
@@ -109,7 +120,8 @@ def table(found: Mapping[str, Any]) -> str:
     """The scores as lines of text."""
     read: Mapping[str, Any] = found["read_as_original"]
     kinds: Sequence[tuple[str, float]] = list(found["psnr_db"].items())
-    lines = [f"{name:14} {decibels:.2f} dB" for name, decibels in kinds]
+    alike: Mapping[str, float] = found["ssim"]
+    lines = [f"{name:14} {decibels:.2f} dB  SSIM {alike[name]:.4f}" for name, decibels in kinds]
     share = f"{read['share']:.3f}  [{read['low']:.3f}, {read['high']:.3f}]  {read['images']} images"
     return "\n".join([*lines, f"{'read the same':14} {share}"])
 

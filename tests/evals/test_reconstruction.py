@@ -16,6 +16,7 @@ def test_identity_is_perfect():
     found = reconstruction.reconstruction_scores(lambda picture: picture, 8, progress=False)
     assert found["read_as_original"]["share"] == 1.0
     assert set(found["psnr_db"].values()) == {reconstruction.PERFECT_DB}
+    assert min(found["ssim"].values()) == pytest.approx(1)
     assert {"render", "segmentation", "depth", "normals", "pose", "boxes"} == set(found["psnr_db"])
 
 
@@ -31,6 +32,13 @@ def test_psnr_equals_the_formula():
     first = np.zeros((4, 4, 3), np.uint8)
     assert reconstruction.psnr_db(first, first + 255) == pytest.approx(0)
     assert reconstruction.psnr_db(first, first + 51) == pytest.approx(13.979, abs=1e-3)
+
+
+def test_ssim_falls_with_blur_and_is_one_of_the_same():
+    picture = render(sample_scene(np.random.default_rng(0), 96, 96), 96, 96)
+    blurred = ndimage.gaussian_filter(picture, (3, 3, 0))
+    assert reconstruction.ssim(picture, picture) == pytest.approx(1)
+    assert reconstruction.ssim(picture, blurred) < 0.95
 
 
 @pytest.mark.parametrize("change", ["colour", "place", "missing", "background"])
