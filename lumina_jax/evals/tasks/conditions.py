@@ -28,7 +28,9 @@ from lumina_jax.evals.tasks.dense import (
 )
 
 REACH = 1.1  # radii around a seen object within which px of its colour are its own
-BORDER_PX = 1  # void px around outlines, as VOC's borders: the detector's own outlines are ragged by one
+BORDER_PX = (
+    1  # void px around outlines, as VOC's borders: the detector's own outlines are ragged by one
+)
 
 
 class ConditionScore(NamedTuple):

@@ -62,9 +62,7 @@ def _words(truth: Truth) -> Any:
     return truth.answer
 
 
-_SEGMENTATION = Evaluator(
-    score_segmentation, summarise_segmentation, _map("segmentation"), "mIoU"
-)
+_SEGMENTATION = Evaluator(score_segmentation, summarise_segmentation, _map("segmentation"), "mIoU")
 _NORMALS = Evaluator(
     score_normals, summarise_normals, _map("normals"), "mean angle in degrees", False
 )

@@ -84,7 +84,9 @@ def test_random_answers_score_little():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
     assert boxes.score_boxes(ONE, noise).score == 0
-    others = [boxes.score_boxes(asked(s, kind="two"), drawn(asked(s + 50, kind="two"))) for s in range(20)]
+    others = [
+        boxes.score_boxes(asked(s, kind="two"), drawn(asked(s + 50, kind="two"))) for s in range(20)
+    ]
     assert boxes.summarise_boxes(others)["score"] < 0.3
 
 

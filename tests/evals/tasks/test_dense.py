@@ -101,7 +101,9 @@ def test_relief_where_none_is_counts_as_wrong():
 @pytest.mark.parametrize(("degrees", "right"), [(11, True), (11.5, False)])
 def test_normals_turned_by_a_known_angle(degrees, right):
     angle = np.radians(degrees)
-    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    turn = np.array(
+        [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    )
     truth = Truth(slab(), SIZE)
     flat = (maps.normal_map(slab(), *SIZE) == (0, 0, 1)).all(axis=-1)
     picture = maps.normals(slab(), *SIZE)
