@@ -1,9 +1,10 @@
 """Several views of one scene: each shows what was asked, all show the same objects, and these move as a camera turns.
 
 A point at (x, z) over the middle of the ground appears at x cos(yaw) + z sin(yaw), at the same height in all views
-(`scenes.render.camera_matrix`). Each object is followed through the views and fitted by an x and a z: what is left
-over must be small, and z a height that its relief can have. Pictures that do not turn have z near 0; in the wrong
-order it is negative.
+(`scenes.render.camera_matrix`). Outlines lie on the ground, z = 0: each object is followed through the views and its
+places must be x cos(yaw) but for little. The relief within the outline moves across it: its shading in the last view
+must be that of the first one shifted to the right. Pictures that do not turn have no shift; in the wrong order it is
+negative.
 """
 
 from collections import Counter
@@ -16,14 +17,20 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from lumina_jax.data.recipes import VIEWS_YAW_DEG
+from lumina_jax.data.scenes.colours import SHADES, UNKNOWN
 from lumina_jax.data.scenes.detector import DetectedObject, Detection, detect
+from lumina_jax.data.scenes.render import COLOUR_RGB
 from lumina_jax.evals.intervals import mean, share
 from lumina_jax.evals.tasks.common import Summary, Truth, check_size
 from lumina_jax.evals.tasks.conditions import asked_by, shows
 
-# What the detector reads off turned truths sets these: it sees the silhouette's middle, to one px.
+# Measured on turned truths: places are off the fit by up to 0.55 px, and heights by up to 0.07 radii.
 PLACE_TOLERANCE = 0.02  # scene units that a place in a view may be off the fit, 2.6 px of 128
-HEIGHT_RANGE = (0.1, 0.8)  # z of a true object, in its radii
+HEIGHT_TOLERANCE = 0.2  # of an outline, in its radii
+INSIDE = 0.8  # radii around an object's centre within which its shading is compared
+HUE_DISTANCE = 25.0  # RGB distance of a px from the shades of its object's colour
+LARGEST_SHIFT = 0.5  # radii
+LEAST_SHIFT = 0.08  # radii, of the shading, on the mean over a scene's objects
 
 
 class ViewsScore(NamedTuple):
@@ -32,7 +39,8 @@ class ViewsScore(NamedTuple):
     score: bool
     asked: float  # share of the views that show what the caption asks
     same: bool  # whether all views show the same shapes in the same colours
-    turned: float  # share of the objects that move as the camera does; 0 where `same` does not hold
+    placed: float  # share of the objects whose places turn as the camera does; 0 where `same` does not hold
+    shift: float  # of the shading from the first view to the last, in radii, the objects' mean; 0 likewise
 
 
 def score_views(truth: Truth, answer: Sequence[np.ndarray]) -> ViewsScore:
@@ -45,9 +53,15 @@ def score_views(truth: Truth, answer: Sequence[np.ndarray]) -> ViewsScore:
     seen = [detect(picture) for picture in answer]
     asked = float(np.mean([shows(said, each) for each in seen]))
     looks = [Counter((o.shape, o.colour) for o in each.objects) for each in seen]
-    same = bool(looks[0]) and all(each == looks[0] for each in looks)
-    turned = float(np.mean([_turns(each, truth) for each in _followed(seen)])) if same else 0.0
-    return ViewsScore(asked == 1 and same and turned == 1, asked, same, turned)
+    known = bool(looks[0]) and not any(UNKNOWN in look for look in looks[0])
+    same = known and all(each == looks[0] for each in looks)
+    placed = shift = 0.0
+    if same:
+        tracks = _followed(seen)
+        placed = float(np.mean([_turns(each, truth) for each in tracks]))
+        shift = float(np.mean([shading_shift(each, answer[0], answer[-1]) for each in tracks]))
+    right = asked == 1 and same and placed == 1 and shift >= LEAST_SHIFT
+    return ViewsScore(right, asked, same, placed, shift)
 
 
 def summarise_views(results: Sequence[ViewsScore]) -> Summary:
@@ -58,7 +72,8 @@ def summarise_views(results: Sequence[ViewsScore]) -> Summary:
         "higher_is_better": True,
         "asked": mean([each.asked for each in results]),
         "same_objects": share([each.same for each in results]),
-        "turned": mean([each.turned for each in results]),
+        "placed": mean([each.placed for each in results]),
+        "turned": share([each.shift >= LEAST_SHIFT for each in results]),
     }
 
 
@@ -93,6 +108,38 @@ def _turns(track: Sequence[DetectedObject], truth: Truth) -> bool:
     """Whether an object's places are those of a relief under the turning camera."""
     z_px, off_px = fit_turn(track, truth.size[0])
     radius_px = float(np.median([thing.radius_px for thing in track]))
-    low, high = HEIGHT_RANGE
     close = off_px <= PLACE_TOLERANCE * sqrt(truth.size[0] * truth.size[1])
-    return close and low <= z_px / radius_px <= high
+    return close and abs(z_px) <= HEIGHT_TOLERANCE * radius_px
+
+
+def shading_shift(track: Sequence[DetectedObject], first: np.ndarray, last: np.ndarray) -> float:
+    """By how much (radii, to the right) the shading within an object's outline moves from the first view to the last.
+
+    Px whose hue is not the object's in both are left out: its outline stays, and would hold the shading back.
+    """
+    radius_px = track[0].radius_px
+    reach, most = round(INSIDE * radius_px), round(LARGEST_SHIFT * radius_px)
+    before, after = (
+        _patch(picture, thing, reach, most)
+        for picture, thing in ((first, track[0]), (last, track[-1]))
+    )
+    middle = before[:, most:-most]
+    costs = []
+    for shift in range(-most, most + 1):
+        moved = after[:, most + shift : most + shift + middle.shape[1]]
+        both = ~(np.isnan(middle) | np.isnan(moved))
+        off = np.abs(middle - moved)[both]
+        costs.append(off.mean() if both.sum() >= middle.size / 5 else np.inf)
+    return (int(np.argmin(costs)) - most) / radius_px
+
+
+def _patch(picture: np.ndarray, thing: DetectedObject, reach: int, margin: int) -> np.ndarray:
+    """Brightness around an object's centre relative to its colour, NaN beyond its colour and the picture."""
+    away = margin + reach
+    padded = np.pad(picture.astype(np.float32), ((reach, reach), (away, away), (0, 0)))
+    row, column = round(thing.y_px), round(thing.x_px)
+    patch = padded[row : row + 2 * reach, column : column + 2 * away]
+    colour = np.array(COLOUR_RGB[thing.colour], np.float32)
+    shade = patch @ colour / (colour @ colour)
+    off = np.linalg.norm(patch - np.clip(shade, *SHADES)[..., None] * colour, axis=-1)
+    return np.where(off <= HUE_DISTANCE, shade, np.nan)

@@ -59,8 +59,8 @@ def test_a_shift_costs_what_it_covers():
     scores = []
     for shift in (1, 2, 4, 8):
         found = dense.score_segmentation(Truth(slab(), SIZE), np.roll(picture, shift, axis=1))
-        wrong = side * shift
-        assert found.confusion[2, 0] == pytest.approx(wrong, rel=0.25, abs=side)
+        wrong = side * (shift - 1)  # a column of the outline is void
+        assert found.confusion[2, 0] == pytest.approx(wrong, abs=side / 3)
         scores.append(found.score)
     assert 1 > scores[0] > scores[1] > scores[2] > scores[3] > 0.5
 
