@@ -6,6 +6,8 @@ from typing import Literal
 
 from lumina_jax.config import require
 
+HELD_OUT_SEED = 2**31 - 1  # of the scenes that models are scored on: no training source may have it
+
 
 @dataclass(frozen=True)
 class ScenesSource:
@@ -28,6 +30,12 @@ class ScenesSource:
     crop_px: int = 0
     # (row of data.recipes.RECIPES, weight)
     tasks: tuple[tuple[str, float], ...] = (("text_to_image", 1.0),)
+
+    def __post_init__(self) -> None:
+        require(
+            self.seed != HELD_OUT_SEED,
+            f"source {self.name}: seed {self.seed} is that of the scenes that models are scored on; use another",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What `Lumina.generate` is asked for, as requests of the sampler; and the best of several draws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -12,7 +13,6 @@ from lumina_jax.config import SampleConfig
 from lumina_jax.dims import pick
 from lumina_jax.sampling.batch import Job, Request
 from lumina_jax.sampling.generate import (
-    MAX_SEED,
     Generated,
     Progress,
     draw_jobs,
@@ -20,6 +20,7 @@ from lumina_jax.sampling.generate import (
     prepare,
 )
 from lumina_jax.sampling.likelihood import likelihoods
+from lumina_jax.sampling.policy import candidate_seeds
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.grid import FREE
 from lumina_jax.unirep.image_tokens import whiten
@@ -62,6 +63,15 @@ def spread_asks(
         "negative prompts": (negative_prompt, isinstance(negative_prompt, str | None)),
         "given codes": (given, isinstance(given, np.ndarray | None)),
     }
+    rows, is_list = spread(columns)
+    return [Ask(a, tuple(b), int(c), d, e) for a, b, c, d, e in rows], is_list
+
+
+def spread(columns: Mapping[str, tuple[Any, bool]]) -> tuple[list[tuple], bool]:
+    """Rows of arguments, (value, whether it is a single one) by its plural's name, and whether any was a list.
+
+    Single values serve all rows. Raises ValueError of one line for lists of different lengths.
+    """
     values = [[value] if single else list(value) for value, single in columns.values()]
     lengths = {name: len(column) for name, column in zip(columns, values, strict=True)}
     count = max(lengths.values())
@@ -70,8 +80,7 @@ def spread_asks(
         numbers = f"{', '.join(most)} and {last}" if most else last
         raise ValueError(f"{numbers}: want one each, or equally many")
     full = [column * count if len(column) == 1 else column for column in values]
-    asks = [Ask(a, tuple(b), int(c), d, e) for a, b, c, d, e in zip(*full, strict=True)]
-    return asks, not all(single for _, single in columns.values())
+    return list(zip(*full, strict=True)), not all(single for _, single in columns.values())
 
 
 def override(settings: SampleConfig, named: Mapping[str, Any]) -> SampleConfig:
@@ -152,17 +161,6 @@ def whole_patches(picture: Image.Image, patch_px: int) -> np.ndarray:
     return np.asarray(whiten(picture))
 
 
-def candidate_seeds(seed: int, count: int) -> list[int]:
-    """The seed itself, and count - 1 others made of it: fewer candidates are the first of more.
-
-    Neighbouring seeds share none of theirs, but by chance of one in two billion.
-    """
-    if not 0 <= seed <= MAX_SEED:  # `generate` says so
-        return [seed] * count
-    made = [np.random.SeedSequence((seed, k)).generate_state(1)[0] for k in range(1, count)]
-    return [seed, *(int(number) & MAX_SEED for number in made)]
-
-
 def _notes(ask: Ask) -> dict[str, str]:
     notes = {} if ask.negative_prompt is None else {"negative_prompt": ask.negative_prompt}
     if ask.given is not None:
@@ -173,12 +171,20 @@ def _notes(ask: Ask) -> dict[str, str]:
 def _draw_all(
     model: LoadedModel, jobs: Sequence[Job], progress: bool | Progress
 ) -> list[Generated]:
-    if not isinstance(progress, bool):
-        return draw_jobs(model, jobs, progress)
-    if not progress:
-        return draw_jobs(model, jobs)
-    from tqdm import tqdm
-
     num_codes = sum(job.plan.shape[0] * job.plan.shape[1] for job in jobs)
-    with tqdm(total=num_codes, unit="code", desc="painting") as bar:
-        return draw_jobs(model, jobs, lambda row: bar.update(row.codes.size))
+    with codes_told(progress, num_codes) as told:
+        return draw_jobs(model, jobs, told)
+
+
+@contextmanager
+def codes_told(progress: bool | Progress, num_codes: int | None) -> Iterator[Progress | None]:
+    """What decoders tell their rows to: True is a bar of codes on stderr, up to `num_codes` where they are known."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield None
+    else:
+        from tqdm import tqdm
+
+        with tqdm(total=num_codes, unit="code", desc="painting") as bar:
+            yield lambda row: bar.update(row.codes.size)

@@ -23,7 +23,7 @@ FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its fold
     "orbax_io checkpoint model_writer image_files generated_image contact_sheet train.curriculum",
     "convert data",
     "train sampling",
-    "lumina loading painting",
+    "lumina loading painting token_model answering chat",
     "cli compile_cache evals serving",
     "app cluster official pictures plan release",
 )

@@ -1,12 +1,18 @@
-"""Score a checkpoint on held-out prompts in GenEval's six categories, or its VQGAN on held-out pictures.
+"""Score a checkpoint on held-out prompts in GenEval's six categories, on every task, or its VQGAN alone.
 
 python -m lumina_jax.evals scenes --choose-guidance --out scores.json
+python -m lumina_jax.evals scenes --tasks all --out report.json --pictures pages
+python -m lumina_jax.evals runs/omni/model --tasks question edit --num 50
+python -m lumina_jax.evals runs/omni/model --against-checkpoint scenes --prompts-per-category 500
 python -m lumina_jax.evals scenes --precision int8 --against float32 --prompts-per-category 500
 python -m lumina_jax.evals runs/vqgan/model --vqgan
+
+`docs/scoring.md` tells what the numbers mean.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -15,12 +21,18 @@ from lumina_jax.cli import parse_arguments, run_main
 
 @dataclass(frozen=True)
 class Options:
-    """What to score, and how to sample; settings that are not given are the checkpoint's own."""
+    """What to score, and how to sample; settings that are not given are the checkpoint's and the tasks' own."""
 
-    checkpoint: tyro.conf.Positional[str]  # a folder, or "scenes", the shipped model
+    # a model's folder, "scenes", the shipped one, or a training checkpoint, WORKDIR/checkpoints/STEP
+    checkpoint: tyro.conf.Positional[str]
     guidance: float | None = None
     temperature: float | None = None
     image_top_k: int | None = None
+    text_top_k: int | None = None  # of answers in words; 1 is greedy
+    # tasks of the protocol, rows of unirep.tasks.TASKS, or "all"; without them the six categories alone
+    tasks: tuple[str, ...] = ()
+    num: int = 100  # with --tasks: examples of each; of text_to_image, in each category
+    pictures: Path | None = None  # with --tasks: a folder for a page of pictures of each
     prompts_per_category: int = 100  # six categories; prompt i is painted once, with seed i
     seed: int = 0  # of the choice of prompts
     # shapes that the shipped model was never shown, gem and arch: prompts that each name one of them
@@ -28,57 +40,121 @@ class Options:
     precision: str | None = None  # a row of model.precision.PRECISIONS; default: the model's own
     # a precision to paint the same prompts with, seed by seed, and to tell the loss against
     against: str | None = None
+    # another model to paint the same prompts with, seed by seed, and to tell the loss against
+    against_checkpoint: str | None = None
     choose_guidance: bool = False  # first find the best guidance, on other prompts
     out: Path | None = None  # a JSON file with the scores and every judgement
     vqgan: bool = False  # score the VQGAN alone: PSNR, and what the detector reads
     num_images: int = 300  # with --vqgan
 
 
+SETTINGS = ("guidance", "temperature", "image_top_k", "text_top_k")  # fields of SampleConfig
+
+
 def main() -> None:
     """Parse the command line, score, print a table, write the JSON."""
     options = parse_arguments(Options, prog="python -m lumina_jax.evals", description=__doc__)
-    if options.prompts_per_category < 1 or options.num_images < 1:
-        raise ValueError("nothing to score: want at least 1 prompt a category and 1 image")
+    check(options)
+    (score_vqgan if options.vqgan else score_protocol if options.tasks else score_model)(options)
+
+
+def check(options: Options) -> None:
+    """ValueError of one line for options that leave nothing to score, or of which one would be ignored."""
+    if min(options.prompts_per_category, options.num_images, options.num) < 1:
+        raise ValueError(
+            "nothing to score: want at least 1 prompt a category, 1 example a task and 1 image"
+        )
+    default = Options("")
+    of_categories = ("prompts_per_category", "seed", "reserved", "choose_guidance")
+    of_categories += ("against", "against_checkpoint")
+    unread = {
+        "--vqgan": ("tasks", "num", "pictures", *of_categories) if options.vqgan else (),
+        "--tasks": of_categories if options.tasks else (),
+        "the six categories": () if options.tasks else ("num", "pictures"),
+    }
+    for what, names in unread.items():
+        for name in names:
+            if getattr(options, name) != getattr(default, name):
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} has no meaning for {what}: leave one of them out")
+    if options.against is not None and options.against_checkpoint is not None:
+        raise ValueError("--against and --against-checkpoint: want one comparison at a time")
     if options.out is not None:
         from lumina_jax.image_files import check_folder
 
         check_folder(options.out.parent)
-    (score_vqgan if options.vqgan else score_model)(options)
+
+
+def score_protocol(options: Options) -> None:
+    """Answer and score the tasks' examples."""
+    from lumina_jax.evals.kept import load_scored
+    from lumina_jax.evals.report import chosen_tasks, score_tasks, write_report
+
+    tasks = chosen_tasks(options.tasks)
+    model = load_scored(options.checkpoint, options.precision)
+    report = score_tasks(
+        model, tasks, options.num, pictures=options.pictures, **_named_settings(options)
+    )
+    if options.out is not None:
+        write_report(options.out, report)
+        print(options.out)
 
 
 def score_model(options: Options) -> None:
     """Paint and judge the prompts."""
     from lumina_jax.evals import scores
-    from lumina_jax.evals.paired import line, paired_loss
+    from lumina_jax.evals.kept import load_scored
     from lumina_jax.evals.prompts import eval_prompts
-    from lumina_jax.lumina import Lumina
 
-    model = Lumina.load(options.checkpoint, precision=options.precision)
-    guidance, tried = options.guidance, None
+    model = load_scored(options.checkpoint, options.precision)
+    given, tried = _named_settings(options), None
     if options.choose_guidance:
-        guidance, tried = scores.choose_guidance(model)
+        given["guidance"], tried = scores.choose_guidance(model)
         listed = ", ".join(f"{value:g}: {score:.3f}" for value, score in tried.items())
-        print(f"guidance {guidance:g} of {listed}")
-    given = {
-        "guidance": guidance,
-        "temperature": options.temperature,
-        "image_top_k": options.image_top_k,
-    }
+        print(f"guidance {given['guidance']:g} of {listed}")
+    given.pop("text_top_k", None)
     prompts = eval_prompts(options.prompts_per_category, options.seed, reserved=options.reserved)
     outcomes = scores.run(model, prompts, **given)
-    paired = None
-    if options.against is not None:
-        other = Lumina.load(options.checkpoint, precision=options.against)
-        paired = paired_loss(scores.run(other, prompts, **given), outcomes)
-        print(f"{options.precision or 'own precision'} against {options.against}: {line(paired)}")
-    named = {name: value for name, value in given.items() if value is not None}
-    settings = {**asdict(model.settings), **named, "guidances_tried": tried}
-    settings |= {"precision": options.precision, "against": options.against, "paired": paired}
+    paired = _compare(options, outcomes, given)
+    settings = {**asdict(model.settings), **given, "guidances_tried": tried, **paired}
+    settings["precision"] = options.precision
     found = scores.summary(outcomes)
     print(scores.table(found))
     if options.out is not None:
         scores.write_report(options.out, model, outcomes, settings)
         print(options.out)
+
+
+def _compare(options: Options, outcomes: list, given: dict[str, Any]) -> dict[str, Any]:
+    """The loss against another precision or checkpoint, painted with the same prompts, seeds and named settings."""
+    from lumina_jax.evals import scores
+    from lumina_jax.evals.kept import load_scored
+    from lumina_jax.evals.paired import line, paired_loss
+
+    if options.against is None and options.against_checkpoint is None:
+        return {"against": None, "paired": None}
+    precision = options.precision if options.against is None else options.against
+    other = load_scored(options.against_checkpoint or options.checkpoint, precision)
+    prompts = [outcome.prompt for outcome in outcomes]
+    paired = paired_loss(scores.run(other, prompts, **given), outcomes)
+    ours, theirs = (
+        (options.precision or "own precision", options.against)
+        if options.against
+        else (options.checkpoint, options.against_checkpoint)
+    )
+    print(f"{ours} against {theirs}: {line(paired)}")
+    return {
+        "against": options.against,
+        "against_checkpoint": other.checkpoint,
+        "against_settings": {**asdict(other.settings), **given},
+        "paired": paired,
+    }
+
+
+def _named_settings(options: Options) -> dict[str, Any]:
+    """The settings of the command line."""
+    named = {name: getattr(options, name) for name in SETTINGS}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def score_vqgan(options: Options) -> None:

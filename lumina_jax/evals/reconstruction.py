@@ -13,13 +13,13 @@ from lumina_jax.data.scenes import maps
 from lumina_jax.data.scenes.detector import UNKNOWN, Detection, detect
 from lumina_jax.data.scenes.render import render
 from lumina_jax.data.scenes.scene import Scene, sample_scene
+from lumina_jax.data_config import HELD_OUT_SEED
 from lumina_jax.dims import Array
 from lumina_jax.evals.intervals import wilson
 from lumina_jax.evals.prompts import SIZES_PX
 from lumina_jax.evals.tasks.common import PLACE_TOLERANCE
 from lumina_jax.vqgan.codec import decode, encode, from_pixels, to_pixels
 
-HELD_OUT_SEED = 2**31 - 1  # of the scenes; no training source has it
 PERFECT_DB = 99.0  # stands for the PSNR of equal pictures
 
 Reconstruct = Callable[[np.ndarray], np.ndarray]  # uint8[Y,X,3] -> uint8[Y,X,3]

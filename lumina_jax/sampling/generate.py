@@ -15,13 +15,13 @@ from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.grammar import check_room, plan_image, warn_untrained
 from lumina_jax.sampling.guidance import stream_contexts
 from lumina_jax.sampling.placement import with_code_head
+from lumina_jax.sampling.policy import MAX_SEED
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.sharding import Layout, batch_ways
 
 if TYPE_CHECKING:
     from lumina_jax.checkpoint import LoadedModel
 
-MAX_SEED = 2**31 - 1
 MAX_BATCH = 32  # requests that share a batch, where the cache leaves room for them
 CACHE_BYTES = 8 * 2**30  # what the keys and values of a batch may take
 

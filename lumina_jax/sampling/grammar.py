@@ -6,6 +6,7 @@ that are given (a part to continue, what an inpainting keeps) are forced ids lik
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -147,17 +148,27 @@ def check_room(
         ) from None
 
 
+@cache
+def possible_sizes(config: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """Every (width, height) px that a stage of training can have shown: the allowed crops of all areas up to the last.
+
+    In Chameleon's layout the trained square alone.
+    """
+    if config.image_layout == "chameleon":
+        return ((config.target_px, config.target_px),)
+    unit_px = config.grid.unit_px
+    areas = range(unit_px, config.target_px + 1, unit_px)
+    return tuple(dict.fromkeys(size for px in areas for size in crop_sizes(px, config.grid)))
+
+
 def warn_untrained(width_px: int, height_px: int, config: ModelConfig) -> None:
     """Warn in one line of a size that no stage can have trained: a larger area, or no allowed crop of a smaller one."""
-    side_px, unit_px = config.target_px, config.grid.unit_px
+    side_px = config.target_px
     if width_px * height_px > side_px**2:
         found = (
             f"{width_px * height_px} px, trained on at most {side_px**2} px ({side_px}x{side_px})"
         )
-    elif not any(
-        (width_px, height_px) in crop_sizes(area_px, config.grid)
-        for area_px in range(unit_px, side_px + 1, unit_px)
-    ):
+    elif (width_px, height_px) not in possible_sizes(config):
         found = f"not an allowed crop of any area up to {side_px}x{side_px} px"
     else:
         return

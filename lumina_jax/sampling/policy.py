@@ -15,6 +15,8 @@ import numpy as np
 from lumina_jax.config import SampleConfig
 from lumina_jax.dims import Array, Bool, Float, Int, typed
 
+MAX_SEED = 2**31 - 1
+
 
 class Policy(NamedTuple):
     """The draw of each of B requests."""
@@ -173,6 +175,17 @@ def gumbel_noise(
         return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), index), (num_logits,))
 
     return jax.vmap(row)(seed, token_index)
+
+
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """The seed itself, and count - 1 others made of it: fewer candidates are the first of more.
+
+    Neighbouring seeds share none of theirs, but by chance of one in two billion.
+    """
+    if not 0 <= seed <= MAX_SEED:  # whoever draws from it says so
+        return [seed] * count
+    made = [np.random.SeedSequence((seed, k)).generate_state(1)[0] for k in range(1, count)]
+    return [seed, *(int(number) & MAX_SEED for number in made)]
 
 
 def _ordered_bits(values: Array) -> Array:

@@ -49,6 +49,13 @@ class Program(NamedTuple):
     layout: Layout | None = None
 
 
+class Shape(NamedTuple):
+    """The padded sizes that all batches of a call share, so that they share compiled programs."""
+
+    num_slots: int  # T
+    prefill_length: int  # contexts without their last tokens are padded to this
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Requests of one image size and one length of their leads, ready to be drawn."""
@@ -58,19 +65,11 @@ class Batch:
     ]  # every row's tokens up to the first drawn code; as many rows a request as it has streams
     plan: ImagePlan
     policy: Policy  # of the B requests
-    num_slots: int  # T
-    prefill_length: int  # contexts without their last tokens are padded to this
+    shape: Shape
     settings: SampleConfig  # of the first request: what all of a batch share
 
 
 DrawRows = Callable[[Network, Batch], Iterator[Array]]
-
-
-class Shape(NamedTuple):
-    """The padded sizes that all batches of a call share, so that they share compiled programs."""
-
-    num_slots: int
-    prefill_length: int
 
 
 def decode(
@@ -126,27 +125,29 @@ def padded_length(length: int) -> int:
 
 def prefill(network: Network, batch: Batch) -> tuple[Cache, Array]:
     """The cache of all contexts but their last WINDOW tokens, and those: Int[rows, WINDOW]."""
-    cache, _ = read_contexts(network, batch, WINDOW)
+    cache, _ = read_contexts(network, batch.contexts, batch.shape, WINDOW)
     return cache, jnp.array([context[-WINDOW:] for context in batch.contexts], jnp.int32)
 
 
-def read_contexts(network: Network, batch: Batch, num_left: int) -> tuple[Cache, np.ndarray]:
+def read_contexts(
+    network: Network, contexts: Sequence[np.ndarray], shape: Shape, num_left: int
+) -> tuple[Cache, np.ndarray]:
     """The cache of all contexts but their last `num_left` tokens, and how many those are, int32[rows].
 
     Equal contexts are read once. They are padded on the right, and the cache is rewound to each row's own length.
     """
-    keys = [context.tobytes() for context in batch.contexts]
+    keys = [context.tobytes() for context in contexts]
     unique = list(dict.fromkeys(keys))
     num_rows = padded_count(len(unique), network.layout)
     if num_rows >= len(keys):
         unique, num_rows = keys, len(keys)
-    by_key = dict(zip(keys, batch.contexts, strict=True))
-    padded = np.zeros((num_rows, batch.prefill_length), np.int32)
+    by_key = dict(zip(keys, contexts, strict=True))
+    padded = np.zeros((num_rows, shape.prefill_length), np.int32)
     lengths = np.zeros(num_rows, np.int32)
     for row, key in enumerate(unique):
         read = by_key[key][:-num_left]
         padded[row, : len(read)], lengths[row] = read, len(read)
-    place = batch.num_slots, network.layout
+    place = shape.num_slots, network.layout
     cache = fill_cache(network.params, padded, lengths, network.config, *place)
     if num_rows < len(keys):
         index = np.array([unique.index(key) for key in keys], np.int32)
@@ -222,7 +223,7 @@ def _draw_batch(
     for row_index in range(num_given):
         yield finished(row_index)
     waiting = None
-    batch = Batch(contexts, plan, policy, *shape, jobs[0].settings)
+    batch = Batch(contexts, plan, policy, shape, jobs[0].settings)
     for row_index, run in enumerate(draw_rows(network, batch), num_given):
         # One run late: the next one is already under way while this one travels to the host.
         if waiting is not None:

@@ -157,7 +157,7 @@ def _seen(base: Array, rows: Array, index: Array, grid: Grid, num_slots: int) ->
 def _begin(network: Network, batch: Batch) -> Picture:
     """The cache of all contexts but their last token, and the sentences before anything is drawn."""
     plan = batch.plan
-    cache, lengths = read_contexts(network, batch, 1)
+    cache, lengths = read_contexts(network, batch.contexts, batch.shape, 1)
     num_tokens = round_up(len(plan.sentence) + 1, SENTENCE_BUCKET)
     sentence = np.pad(plan.sentence, (0, num_tokens - len(plan.sentence)))
     ids = jnp.tile(sentence, (len(batch.policy.seed), 1)).astype(jnp.int32)

@@ -6,7 +6,7 @@ damaged newest one is set aside and the one before it is used.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ FOLDER = "checkpoints"
 DIGESTS = "digests-2"  # the number changes with what a digest is
 
 
+DigestOf = Callable[[Mapping[str, Any]], dict[str, int]]
+
+
 class TrainCheckpoints:
     """The checkpoints of one run, at `workdir/checkpoints/<step>`."""
 
@@ -32,7 +35,7 @@ class TrainCheckpoints:
         if jax.process_index() == 0:
             for leftover in _leftovers(self.folder):
                 remove_folder(leftover)
-        self._digest = jax.jit(lambda flat: {n: device_digest(leaf) for n, leaf in flat.items()})
+        self._digests = digests_on_devices()
         self._keep_last, self._keep_every = keep_last, keep_every
         self._orbax = self._open()
 
@@ -94,30 +97,10 @@ class TrainCheckpoints:
         self._orbax.close()
 
     def _restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        where = f"{self.folder / str(step)}"
-        abstract = flatten(abstract_state)
-        try:
-            with quiet():
-                flat = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
-                notes = self._orbax.checkpointables_metadata(step).custom_metadata or {}
-        except Exception as error:  # Orbax raises half a dozen unrelated types for a damaged folder
-            raise CheckpointError(f"{where}: unreadable ({short(error)})") from error
-        if not any(name.startswith("digests") for name in notes):
-            raise CheckpointError(f"{where}: its digests are missing")
-        if DIGESTS not in notes:
-            raise ValueError(
-                f"{where}: written by another version, whose digests this one cannot check: go on with that one, "
-                "or start in another workdir"
-            )
-        expected = notes[DIGESTS]
-        for name, value in self._digest_of(flat).items():
-            if value != expected.get(name):
-                raise CheckpointError(f"{where}: {name} is damaged (its digest differs)")
-        leaves = [flat[name] for name in abstract]  # Orbax returns them sorted
-        return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), notes["meta"]
+        return read_checkpoint(self.folder / str(step), abstract_state, self._digest_of)
 
     def _digest_of(self, flat: Mapping[str, Any]) -> dict[str, int]:
-        return {name: int(value) for name, value in self._digest(flat).items()}
+        return self._digests(flat)
 
     def _set_aside(self, step: int) -> None:
         self._orbax.close()
@@ -126,6 +109,42 @@ class TrainCheckpoints:
             remove_folder(damaged)
             (self.folder / str(step)).rename(damaged)
         self._orbax = self._open()
+
+
+def read_checkpoint(
+    folder: Path, abstract_state: Any, digest_of: DigestOf | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """(state, meta) of one checkpoint; nothing is written, so its run may go on meanwhile.
+
+    `abstract_state` as for `TrainCheckpoints.restore`. Raises CheckpointError where it is damaged, ValueError where
+    another version wrote it.
+    """
+    abstract = flatten(abstract_state)
+    try:
+        with quiet():
+            flat = ocp.load_checkpointables(folder, {"state": abstract})["state"]
+            notes = ocp.checkpointables_metadata(folder).custom_metadata or {}
+    except Exception as error:  # Orbax raises half a dozen unrelated types for a damaged folder
+        raise CheckpointError(f"{folder}: unreadable ({short(error)})") from error
+    if not any(name.startswith("digests") for name in notes):
+        raise CheckpointError(f"{folder}: its digests are missing")
+    if DIGESTS not in notes:
+        raise ValueError(
+            f"{folder}: written by another version, whose digests this one cannot check: go on with that one, "
+            "or start in another workdir"
+        )
+    expected = notes[DIGESTS]
+    for name, value in (digest_of or digests_on_devices())(flat).items():
+        if value != expected.get(name):
+            raise CheckpointError(f"{folder}: {name} is damaged (its digest differs)")
+    leaves = [flat[name] for name in abstract]  # Orbax returns them sorted
+    return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), notes["meta"]
+
+
+def digests_on_devices() -> DigestOf:
+    """A function of a flat state: the digest of every array, computed where it lies."""
+    compiled = jax.jit(lambda flat: {name: device_digest(leaf) for name, leaf in flat.items()})
+    return lambda flat: {name: int(value) for name, value in compiled(flat).items()}
 
 
 def _leftovers(folder: Path) -> list[Path]:

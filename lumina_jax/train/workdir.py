@@ -52,6 +52,12 @@ def claim_workdir(
     on_first_process(write)
 
 
+def read_experiment(workdir: Path) -> Experiment:
+    """The experiment of the run in a workdir; ValueError or OSError of one line where there is none."""
+    content, _ = _read_config(workdir / "config.json")
+    return config_from_dict(Experiment, content)
+
+
 def _read_config(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A workdir's config as this version would write it, new fields at their defaults; and its assets' digests."""
     try:

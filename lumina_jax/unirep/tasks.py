@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
+from lumina_jax.unirep.text import ReleasedTokenizer, TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Task:
     temperature: float = 1.0
     image_top_k: int = 200  # the demos' value for every task that shows the model an image
     text_top_k: int = 5
-    aliases: tuple[str, ...] = ()  # other templates that ask for the same
+    released: str = ""  # the template that the released models learnt, where it is another
 
     @property
     def num_images(self) -> int:
@@ -30,8 +31,16 @@ class Task:
         """The names of the template's blanks, in order."""
         return tuple(name for _, name, _, _ in string.Formatter().parse(self.template) if name)
 
-    def prompt(self, **values: object) -> str:
-        """The template with its blanks filled; ValueError when a value is missing, unknown or empty."""
+    @property
+    def paints(self) -> bool:
+        """Whether it paints from words alone: then a checkpoint's own settings are made for it."""
+        return self.answer == "image" and "caption" in self.fields and not self.num_images
+
+    def prompt(self, is_released: bool = False, /, **values: object) -> str:
+        """The template with its blanks filled; ValueError when a value is missing, unknown or empty.
+
+        `is_released`: for a released model (`speaks_released`), in the words that it learnt.
+        """
         if set(values) != set(self.fields):
             given = ", ".join(values) or "nothing"
             raise ValueError(
@@ -40,11 +49,13 @@ class Task:
         for name, value in values.items():
             if not str(value).strip():
                 raise ValueError(f"prompt {self.template!r}: {name} is empty")
-        return self.template.format(**values)
+        template = self.released if is_released and self.released else self.template
+        return template.format(**values)
 
     def matches(self, prompt: str) -> bool:
-        """Whether a prompt is the template or one of its aliases with the blanks filled."""
-        return any(_is_filled(template, prompt) for template in (self.template, *self.aliases))
+        """Whether a prompt is the template, ours or the released one, with the blanks filled."""
+        templates = [self.template, *([self.released] if self.released else [])]
+        return any(_is_filled(template, prompt) for template in templates)
 
 
 TASKS = {
@@ -70,9 +81,7 @@ TASKS = {
     ),
     "segmentation": Task(
         "Semantic segmentation. <|image|>",
-        aliases=(
-            "Segmentic segmentation. <|image|>",
-        ),  # the original's demo, probably what it was trained on
+        released="Segmentic segmentation. <|image|>",  # the original's demo, the spelling included
     ),
     "depth": Task("Depth estimation. <|image|>"),
     "normals": Task("Surface normal estimation. <|image|>"),
@@ -99,10 +108,34 @@ def text_to_image(width_px: int, height_px: int, caption: str, layout: str = "un
     return TASKS["text_to_image"].prompt(width=width_px, height=height_px, caption=caption)
 
 
+def task_prompt(name: str, tokenizer: TextTokenizer, **values: object) -> str:
+    """The prompt of a task in the words that a model with this tokenizer learnt: what chooses the spelling."""
+    return TASKS[name].prompt(speaks_released(tokenizer), **values)
+
+
+def speaks_released(tokenizer: TextTokenizer) -> bool:
+    """Whether a model is asked as the released ones were: whether it has their tokenizer, Meta's JSON file.
+
+    Models that this project trains with a vocabulary of its own are asked with its own templates.
+    """
+    return isinstance(tokenizer, ReleasedTokenizer)
+
+
+def with_placeholders(text: str, num_images: int) -> str:
+    """A text with a placeholder for each image: as it is where it has any, else after the words, as tasks have it.
+
+    >>> with_placeholders("Same colour?", 2), with_placeholders("<|image|> or <|image|>?", 2)
+    ('Same colour? <|image|> <|image|>', '<|image|> or <|image|>?')
+    """
+    if IMAGE_PLACEHOLDER in text or not num_images:
+        return text
+    return " ".join([text.rstrip(), *[IMAGE_PLACEHOLDER] * num_images]).strip()
+
+
 def template_phrases() -> tuple[str, ...]:
     """The fixed parts of all templates, longest first: one token each in a tokenizer trained for them.
 
-    Image placeholders and single characters are left out, as are the aliases.
+    Image placeholders and single characters are left out, as are released spellings.
     """
     parts = set()
     for task in TASKS.values():

@@ -92,13 +92,24 @@ class Vocab:
         """Whether an id is a size token; elementwise on an array of ids."""
         return (token_id >= self.first_size_id) & (token_id < self.first_size_id + self.num_sizes)
 
+    def is_text(self, token_id):
+        """Whether an id has no meaning to the format: a piece of text; elementwise on an array of ids."""
+        special = self.is_code(token_id) | self.is_size(token_id)
+        for each in self._named:
+            special |= token_id == each
+        return (0 <= token_id) & (token_id < self.size) & (special ^ True)
+
     def special_name(self, token_id: int) -> str | None:
         """The name of an id that only the format may bring into a conversation; None for every other id."""
         if self.is_code(token_id):
             return code_name(token_id - self.first_code_id)
         if self.is_size(token_id):
             return size_name(token_id - self.first_size_id)
-        names = {
+        return self._named.get(token_id)
+
+    @property
+    def _named(self) -> dict[int, str]:
+        return {
             self.bos_id: BOS_NAME,
             self.pad_id: PAD_NAME,
             self.eos_id: EOS_NAME,
@@ -107,7 +118,6 @@ class Vocab:
             self.image_end_id: IMAGE_END_NAME,
             self.line_end_id: LINE_END_NAME,
         }
-        return names.get(token_id)
 
 
 def code_name(index: int) -> str:

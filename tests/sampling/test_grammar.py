@@ -85,7 +85,7 @@ def test_allowed_crops_of_all_areas_are_not_warned_of(small_lumina, recwarn) -> 
 
 
 def test_crop_of_no_area_is_warned_of(small_lumina, monkeypatch) -> None:
-    monkeypatch.setattr(grammar, "crop_sizes", lambda area_px, grid: [(area_px, area_px)])
+    monkeypatch.setattr(grammar, "possible_sizes", lambda config: ((32, 32), (48, 48)))
     with pytest.warns(UntrainedSizeWarning, match="size 48x32: not an allowed crop of any area"):
         warn_untrained(48, 32, small_lumina.config)
 

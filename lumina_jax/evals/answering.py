@@ -1,0 +1,166 @@
+"""A model's own answers to the protocol's examples: images painted and words written, turn by turn, in batches."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lumina_jax.chat import task_settings
+from lumina_jax.config import SampleConfig
+from lumina_jax.evals.protocol import Example, Images, Turn
+from lumina_jax.lumina import Lumina
+from lumina_jax.painting import override
+from lumina_jax.sampling.batch import Request
+from lumina_jax.sampling.generate import MAX_SEED, generate
+from lumina_jax.sampling.text import write_texts
+from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER, conversation_ids
+from lumina_jax.unirep.image_tokens import image_sentence
+from lumina_jax.unirep.tasks import TASKS
+from lumina_jax.vqgan.sharded import decode_images, encode_pixels
+
+MAX_TEXT_TOKENS = 96  # of an answer in words; the longest true one has about 40
+BATCH = 16  # images that are encoded together
+
+
+class Answer(NamedTuple):
+    """What a model said to an example, turn by turn: words, or pictures as uint8[Y,X,3]."""
+
+    turns: tuple[str | Images, ...]
+
+    @property
+    def last(self) -> str | Images:
+        """The one that is scored."""
+        return self.turns[-1]
+
+
+def settings_of(task: str, own: SampleConfig, named: Mapping[str, Any]) -> SampleConfig:
+    """How an answer is drawn: `task_settings`, below those of `named` that are not None."""
+    return override(task_settings(TASKS[task], own), named)
+
+
+def answers(
+    model: Lumina, examples: Sequence[Example], progress: bool = True, **named: Any
+) -> list[Answer]:
+    """The model's answers to examples of one task, drawn with their seeds.
+
+    Earlier answers of a conversation stand in its later turns with the very tokens that were drawn. `named`: settings.
+    Raises ValueError of one line for an example that the model has no room for.
+    """
+    talks: list[_Talk] = [_Talk([], [], []) for _ in examples]
+    for place in range(len(examples[0].turns)):
+        turns = [example.turns[place] for example in examples]
+        shown = _encoded(model, [image for turn in turns for image in turn.shown])
+        for talk, turn in zip(talks, turns, strict=True):
+            talk.said.append({"from": "human", "value": turn.said})
+            talk.images.extend(next(shown) for _ in turn.shown)
+        settings = settings_of(turns[0].task, model.settings, named)
+        seeds = [_seed(example.seed, place) for example in examples]
+        answer = _write if isinstance(turns[0].answer, str) else _paint
+        answer(model, talks, turns, [e.truth.size for e in examples], seeds, settings, progress)
+    return [Answer(tuple(talk.answers)) for talk in talks]
+
+
+class _Talk(NamedTuple):
+    """A conversation so far."""
+
+    said: list[dict[str, str]]
+    images: list[np.ndarray]  # sentences, in the order of the placeholders
+    answers: list[str | Images]
+
+
+def _paint(
+    model: Lumina,
+    talks: Sequence[_Talk],
+    turns: Sequence[Turn],
+    sizes: Sequence[tuple[int, int]],
+    seeds: Sequence[int],
+    settings: SampleConfig,
+    progress: bool,
+) -> None:
+    """Answer every conversation with as many images as the true answer has, one after the other."""
+    contexts = [_context(model, talk) for talk in talks]
+    drawn: list[list[Any]] = [[] for _ in talks]
+    for number in range(len(turns[0].answer)):
+        requests = [
+            Request(context, *size, seed=_seed(seed, number))
+            for context, size, seed in zip(contexts, sizes, seeds, strict=True)
+        ]
+        found = _with_bar(model, requests, settings, turns[0].task, progress)
+        contexts = [np.concatenate([c, one.ids]) for c, one in zip(contexts, found, strict=True)]
+        for row, one in zip(drawn, found, strict=True):
+            row.append(one)
+    codes = [one.codes for row in drawn for one in row]
+    pixels = iter(decode_images(model.vqgan_params, codes, model.config.vqgan, model.layout))
+    for talk, row in zip(talks, drawn, strict=True):
+        talk.said.append({"from": "gpt", "value": IMAGE_PLACEHOLDER * len(row)})
+        talk.images.extend(one.ids for one in row)
+        talk.answers.append(tuple(next(pixels) for _ in row))
+
+
+def _write(
+    model: Lumina,
+    talks: Sequence[_Talk],
+    turns: Sequence[Turn],
+    sizes: Sequence[tuple[int, int]],
+    seeds: Sequence[int],
+    settings: SampleConfig,
+    progress: bool,
+) -> None:
+    """Answer every conversation in words."""
+    from tqdm import tqdm
+
+    contexts = [_context(model, talk) for talk in talks]
+    with tqdm(total=len(talks), desc=turns[0].task, unit="answer", disable=not progress) as bar:
+        written = write_texts(
+            model.loaded, contexts, settings, seeds, MAX_TEXT_TOKENS, progress=bar.update
+        )
+    for talk, ids in zip(talks, written, strict=True):
+        text = model.tokenizer.decode([int(i) for i in ids]).strip()
+        talk.said.append({"from": "gpt", "value": text})
+        talk.answers.append(text)
+
+
+def _with_bar(
+    model: Lumina, requests: list[Request], settings: SampleConfig, title: str, progress: bool
+) -> list[Any]:
+    from tqdm import tqdm
+
+    patch_px = model.config.grid.patch_px
+    num_codes = sum(r.width_px * r.height_px for r in requests) // patch_px**2
+    with tqdm(total=num_codes, desc=title, unit="code", disable=not progress) as bar:
+        return generate(model.loaded, requests, settings, lambda row: bar.update(row.codes.size))
+
+
+def _context(model: Lumina, talk: _Talk) -> np.ndarray:
+    """The ids of a conversation that waits for an answer, its images as the tokens they have."""
+    record = {"conversations": talk.said, "image": talk.images}
+    return conversation_ids(record, model.tokenizer, lambda ids: ids)[0]
+
+
+def _encoded(model: Lumina, images: Sequence[np.ndarray]) -> Any:
+    """The sentences of images in order, as an iterator; encoded at their own size, as records of training are."""
+    config = model.config
+    sentences: dict[int, np.ndarray] = {}
+    by_size = sorted(range(len(images)), key=lambda index: images[index].shape)
+    for _, same in groupby(by_size, key=lambda index: images[index].shape):
+        members = list(same)
+        for first in range(0, len(members), BATCH):
+            part = members[first : first + BATCH]
+            filled = part + part[:1] * (BATCH - len(part))  # one compiled program a size
+            pixels = np.stack([images[index] for index in filled])
+            codes = np.asarray(
+                encode_pixels(model.vqgan_params, pixels, config.vqgan, model.layout)
+            )
+            for index, each in zip(part, codes, strict=False):
+                sentences[index] = image_sentence(
+                    each, model.tokenizer.vocab, config.grid, config.image_layout
+                )
+    return iter([sentences[index] for index in range(len(images))])
+
+
+def _seed(seed: int, place: int) -> int:
+    """The seed itself, or for a later answer another one made of it."""
+    if place == 0:
+        return seed
+    return int(np.random.SeedSequence((seed, place)).generate_state(1)[0]) & MAX_SEED

@@ -1,0 +1,96 @@
+"""Scores of the protocol's tasks: the truth is best, chance is below it, and nobody is given their own answer."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lumina_jax.evals import protocol
+from lumina_jax.evals.grading import (
+    ceiling,
+    chance,
+    evaluator_of,
+    grade,
+    others_answers,
+    plain,
+    score,
+)
+from lumina_jax.evals.protocol import EXAMPLES, examples
+from lumina_jax.evals.scores import Outcome
+from lumina_jax.unirep.tasks import TASKS
+
+LOWER_IS_BETTER = {"normals"}
+
+
+@pytest.fixture
+def one_size(monkeypatch):
+    """All pictures of one size, so that few of them have others to be compared with."""
+    monkeypatch.setattr(protocol, "SIZES_PX", ((96, 96),))
+
+
+def of(task, num):
+    return examples(task, 1 if task == "text_to_image" else num)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_truth_is_best_and_chance_below_it(task, one_size):
+    found = of(task, 3)
+    truth = grade(found, [example.true_answer for example in found]).summary
+    other = chance(found)["other"]
+    assert truth is not None and {"metric", "score", "low", "high", "n"} <= set(truth)
+    assert truth["low"] <= truth["score"] <= truth["high"]
+    if task in LOWER_IS_BETTER:
+        assert truth["score"] < 10 and not truth["higher_is_better"]
+    else:
+        assert truth["score"] > 0.9 and truth["higher_is_better"]
+    if other is not None:  # prompts keep sizes of their own
+        worse = other["score"] > truth["score"] if task in LOWER_IS_BETTER else None
+        assert worse or other["score"] < truth["score"]
+    json.dumps(plain(truth))
+
+
+def test_a_blank_picture_is_not_right(one_size):
+    for task in ("text_to_image_any_size", "edit", "detection"):
+        (example,) = of(task, 1)
+        blank = np.zeros((*reversed(example.truth.size), 3), np.uint8)
+        assert score(example, (blank,)).score == 0, task
+
+
+def test_nobody_gets_their_own_answer(one_size):
+    found = examples("question", 21)
+    for key in (lambda example: "", lambda example: example.kind):
+        for draw, given in enumerate(others_answers(found, key, 2)):
+            for example, answer in zip(found, given, strict=True):
+                givers = [e for e in found if e.true_answer == answer and e is not example]
+                assert any(key(giver) == key(example) for giver in givers), draw
+
+
+def test_one_alone_has_no_chance_level():
+    found = examples("depth", 2)  # of two sizes
+    assert others_answers(found, lambda example: example.truth.size, 1) == [[None, None]]
+    assert chance(found) == {"other": None}
+
+
+def test_an_unchanged_picture_is_no_edit(one_size):
+    unchanged = chance(examples("edit", 2))["unchanged"]
+    assert unchanged is not None and unchanged["score"] == 0
+
+
+def test_the_ceiling_sees_what_the_round_trip_leaves(one_size):
+    found = examples("segmentation", 2)
+    perfect = ceiling(found, lambda picture: picture).summary
+    nothing = ceiling(found, lambda picture: np.zeros_like(picture)).summary
+    assert perfect is not None and nothing is not None
+    assert perfect["score"] == 1 > nothing["score"]
+    assert ceiling(examples("question", 2), lambda picture: picture[:0]).summary["score"] == 1
+
+
+def test_results_become_json():
+    outcome = Outcome(examples("text_to_image_any_size", 1)[0].prompt, 0, ("a",), "fog", True, True)
+    found = plain({"outcome": outcome, "array": np.eye(2), "number": np.float32(0.5), "list": (1,)})
+    assert found["array"] == [[1, 0], [0, 1]] and found["number"] == 0.5 and found["list"] == [1]
+    assert found["outcome"]["prompt"]["category"] == "single_object"
+
+
+def test_every_task_has_an_evaluator():
+    assert all(evaluator_of(task).metric for task in EXAMPLES)
