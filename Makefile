@@ -112,7 +112,8 @@ $(DEV): requirements-dev.txt $(RUNTIME)
 
 $(TORCH): requirements-torch.txt requirements-evals.txt $(DEV)
 	@echo "installing $< into $(VENV)"
-	@$(PIP) -r requirements.txt -r $< -r requirements-evals.txt
+	@$(PIP) -r requirements.txt -r $<
+	@$(PIP) --no-deps "$$(grep ^torch-fidelity requirements-evals.txt)"
 	@touch $@
 
 # The TPU's compiler alone, for tests and plans on machines without one: JAX itself goes on as it is.
