@@ -88,7 +88,8 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
     """Structural similarity of two uint8 images, the mean over colours and 7x7 px windows (scikit-image's)."""
     from skimage.metrics import structural_similarity
 
-    return float(structural_similarity(first, second, channel_axis=-1, data_range=255))
+    found: Any = structural_similarity(first, second, channel_axis=-1, data_range=255)
+    return float(found)
 
 
 def reads_the_same(first: Detection, second: Detection, side_px: float) -> bool:

@@ -120,7 +120,8 @@ def find_boxes(picture: np.ndarray) -> list[Box]:
         left = left & ~ndimage.binary_dilation(
             _outline(boxes[best], left.shape, line), iterations=2
         )
-    return [tuple(int(edge) for edge in box) for box in _settled(boxes, found, drawn, line)]
+    settled = _settled(boxes, found, drawn, line)
+    return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in settled]
 
 
 def _settled(boxes: np.ndarray, found: list[int], drawn: np.ndarray, line: int) -> np.ndarray:

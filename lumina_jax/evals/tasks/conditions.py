@@ -77,7 +77,7 @@ def summarise_conditions(results: Sequence[ConditionScore]) -> Summary:
             kind: pooled_iou([each.confusion for each in results if each.kind == kind])
             for kind in kinds
         },
-        "classes": class_iou(sum(each.confusion for each in results)),
+        "classes": class_iou(np.sum([each.confusion for each in results], axis=0)),
         "as_asked": share(asked) if asked else None,
     }
 

@@ -57,7 +57,7 @@ def summarise_segmentation(results: Sequence[SegmentationScore]) -> Summary:
         **pooled_iou([each.confusion for each in results]),
         "higher_is_better": True,
         "mean_of_pictures": mean([each.score for each in results]),
-        "classes": class_iou(sum(each.confusion for each in results)),
+        "classes": class_iou(np.sum([each.confusion for each in results], axis=0)),
     }
 
 

@@ -67,7 +67,8 @@ def score_edit(truth: Truth, answer: np.ndarray) -> EditScore:
     old = [thing for thing in before if thing not in after]
     new = [thing for thing in after if thing not in before]
     seen = detect(answer)
-    change = _Change(*((*some, None)[0] for some in (old, new)), seen, truth.scene, truth.size)
+    first_old, first_new = (next(iter(some), None) for some in (old, new))
+    change = _Change(first_old, first_new, seen, truth.scene, truth.size)
     rest = [thing for thing in before if thing in after]
     kept = pairs([[_there(o, s, truth.size) for s in seen.objects] for o in rest])
     return EditScore(
