@@ -124,7 +124,7 @@ def test_answer_of_a_batch_equals_the_same_alone(eager, context) -> None:
     [
         ({"want": "image"}, "an image without a size"),
         ({"want": "image", "size": (33, 32)}, "multiples of 16"),
-        ({"want": "image", "size": (128, 128), "num_images": 2}, "the conversation takes"),
+        ({"want": "image", "size": (128, 128), "num_images": 2}, "2 images of 128x128 px: need"),
         ({"want": "image", "size": SMALL, "num_images": 0}, "0 images"),
         ({"size": (256, 256)}, "needs .* tokens"),
         ({"max_tokens": 0}, "max_tokens 0"),
