@@ -77,7 +77,7 @@ def check(asked: Asked) -> None:
     _, word = pick(ASKED, asked.task, "task")
     task = TASKS[asked.task]
     if word is not None and not asked.words:
-        raise ValueError(f'task {asked.task!r}: wants a {word}, --{word} "…" (or --prompt)')
+        raise ValueError(f'task {asked.task!r}: wants its {word}, --{word} "…" (or --prompt)')
     if word is None and asked.words:
         where = "type it as a turn" if asked.task == "chat" else "leave it out"
         raise ValueError(f"task {asked.task!r}: takes no --prompt; {where}")

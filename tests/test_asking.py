@@ -84,7 +84,7 @@ def test_several_pictures_fill_a_folder(run, capsys) -> None:
         (["--task", "depth"], "wants a picture, --image FILE"),
         (["--task", "depth", "--image", "none.png"], "none.png: no such image file"),
         (["--task", "depth", "--image", "photo.png", "--prompt", "a"], "takes no --prompt"),
-        (["--task", "edit", "--image", "photo.png"], "wants a instruction"),
+        (["--task", "edit", "--image", "photo.png"], "wants its instruction"),
         (["--task", "depth", "--image", "photo.png", "--out", "a.jpg"], "a.jpg"),
         (["--task", "describe", "--image", "photo.png", "--out", "a.png"], "name a .txt file"),
         (["--task", "depth", "--image", "photo.png", "--best-of", "2"], "--best-of: not with"),
