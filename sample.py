@@ -1,4 +1,4 @@
-"""Paint images from prompts, with the shipped model unless another checkpoint is named.
+"""Paint images from prompts, or ask anything of pictures, with the shipped model unless another checkpoint is named.
 
     python sample.py --prompt "a red dome left of a blue ring" --size 128x96 --seed 1 --out dome.png
     python sample.py --prompt "a dome" --prompt "three rings" --out pictures/
@@ -6,6 +6,10 @@
     python sample.py --prompt "a red dome" --outpaint upper.png --size 128x128
     python sample.py --prompt "a blue ring" --inpaint image.png --mask mask.png
     python sample.py --prompts prompts.jsonl --out pictures/ --resume
+    python sample.py --task depth --image photo.png --out depth.png
+    python sample.py --task edit --image photo.png --instruction "make the dome blue" --out blue.png
+    python sample.py --task question --image photo.png --question "How many rings are there?"
+    python sample.py --task chat
 
 A prompt file has one JSON object a line, {"prompt": …, "size": …, "seed": …}; `serving/prompt_file.py` lists the keys.
 Every PNG carries its prompt, seed and settings as metadata.
@@ -27,16 +31,22 @@ from lumina_jax.config import SampleConfig
 if TYPE_CHECKING:
     from lumina_jax.generated_image import GeneratedImage
     from lumina_jax.lumina import Lumina
-    from lumina_jax.sharding import Layout
 
 
 @dataclass(frozen=True)
 class Options:
     """Paint images from prompts."""
 
+    # repeat it for several images; with --task what that wants beside pictures, under whichever name
     prompt: Annotated[
-        tuple[str, ...], tyro.conf.UseAppendAction
-    ] = ()  # repeat it for several images
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(aliases=["--caption", "--phrase", "--instruction", "--question"]),
+    ] = ()
+    task: str | None = None  # what to do with pictures or words; docs/tasks.md lists all
+    image: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()  # a picture for --task
+    views: int | None = None  # images of a multi_view answer; default: as the model was taught
+    text_top_k: int | None = None  # tokens of text to draw among; 1 is greedy; default: the task's
     prompts: Path | None = (
         None  # a file of prompts, one JSON object a line, painted into the folder --out
     )
@@ -87,6 +97,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Check everything that can be checked, then load, paint and save."""
     options = parse_arguments(Options, arguments, prog="sample.py")
     decoding(options)  # before anything is read or made
+    if options.task is not None:
+        ask(options, options.task)
+        return
+    if options.image or options.views is not None:
+        raise ValueError("--image and --views go with a task: --task depth --image photo.png")
     if options.prompts is not None:
         paint_file(options, options.prompts)
         return
@@ -97,6 +112,28 @@ def main(arguments: list[str] | None = None) -> None:
     model = load(options)
     for path, image in zip(paths, paint(model, options, requests), strict=False):
         print(image.save(path))
+
+
+def ask(options: Options, task: str) -> None:
+    """Answer a task of `asking.ASKED`."""
+    from lumina_jax.asking import asked_by, check, run
+
+    asked = asked_by(options, task, {**drawing(options), "text_top_k": options.text_top_k})
+    check(asked)
+    run(load(options), asked)
+
+
+def drawing(options: Options) -> dict[str, Any]:
+    """The named fields of SampleConfig that say among what to draw, None where not named."""
+    return {
+        "guidance": options.guidance,
+        "guidance_schedule": options.guidance_schedule,
+        "image_guidance": options.image_guidance,
+        "temperature": options.temperature,
+        "image_top_k": options.top_k,
+        "image_top_p": options.top_p,
+        "image_min_p": options.min_p,
+    }
 
 
 def decoding(options: Options) -> dict[str, Any]:
@@ -116,12 +153,13 @@ def decoding(options: Options) -> dict[str, Any]:
 
 def load(options: Options) -> "Lumina":
     """The model, with the decoder that is asked for."""
+    from lumina_jax.loading import layout_of
     from lumina_jax.lumina import Lumina
 
     if not options.distributed:
         keep_compiled_programs()
     given = decoding(options)
-    layout = choose_layout(options)
+    layout = layout_of(options.mesh, options.cpu_devices)
     model = Lumina.load(options.checkpoint, layout, precision=options.precision)
     model.settings = replace(model.settings, **given)
     return model
@@ -209,33 +247,12 @@ def check_pictures(options: Options) -> None:
         raise ValueError("--size: --inpaint keeps the size of its picture; drop one of them")
 
 
-def choose_layout(options: Options) -> "Layout | None":
-    """The mesh asked for, over the first devices of this machine; ValueError where there are too few."""
-    import jax
-
-    from lumina_jax.experiment import MeshConfig
-    from lumina_jax.sharding import make_layout
-
-    if options.cpu_devices > 1:
-        jax.config.update("jax_num_cpu_devices", options.cpu_devices)
-    if options.mesh is None:
-        return None
-    config = MeshConfig.parse(options.mesh)
-    return make_layout(config, jax.local_devices()[: config.num_devices])
-
-
 def paint(model: "Lumina", options: Options, requests: list) -> list["GeneratedImage"]:
     """All images, and the contact sheet where one is asked for."""
     prompts = [prompt for prompt, _ in requests]
     how = {
-        "guidance": options.guidance,
-        "guidance_schedule": options.guidance_schedule,
+        **drawing(options),
         "negative_prompt": options.negative_prompt,
-        "image_guidance": options.image_guidance,
-        "temperature": options.temperature,
-        "image_top_k": options.top_k,
-        "image_top_p": options.top_p,
-        "image_min_p": options.min_p,
         "grammar": options.grammar,
         "best_of": options.best_of,
         "progress": True,

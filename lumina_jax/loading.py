@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.tree_util import tree_leaves_with_path
 
 from lumina_jax.checkpoint import (
@@ -18,12 +19,13 @@ from lumina_jax.checkpoint import (
 from lumina_jax.checksums import leaf_name
 from lumina_jax.config import ModelConfig, SampleConfig
 from lumina_jax.config_json import config_from_dict
+from lumina_jax.experiment import MeshConfig
 from lumina_jax.model.params import abstract_params
 from lumina_jax.model.precision import keeper, with_precision
 from lumina_jax.ops.products import is_stored
 from lumina_jax.sampling.placement import model_shardings, place_weights
 from lumina_jax.sampling.sequential import inference_config
-from lumina_jax.sharding import Layout
+from lumina_jax.sharding import Layout, make_layout
 from lumina_jax.unirep.text import TextTokenizer
 from lumina_jax.vqgan.codec import abstract_vqgan
 
@@ -57,6 +59,19 @@ def load_parts(path: str | Path, layout: Layout | None, precision: str | None) -
     params = place_weights(loaded.params["transformer"], transformer, layout, donate=True)
     tokenizer = loaded.tokenizer
     return Parts(config, params, loaded.params["vqgan"], tokenizer, settings, digest(folder))
+
+
+def layout_of(mesh: str | None, cpu_devices: int = 1) -> Layout | None:
+    """The mesh of a command line over the first devices of this machine; ValueError where there are too few.
+
+    `cpu_devices`: into how many a machine without accelerator is split first.
+    """
+    if cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    if mesh is None:
+        return None
+    config = MeshConfig.parse(mesh)
+    return make_layout(config, jax.local_devices()[: config.num_devices])
 
 
 def _check_trees(folder: Path, loaded: LoadedModel) -> None:

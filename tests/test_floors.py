@@ -24,7 +24,7 @@ FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its fold
     "convert data",
     "train sampling",
     "lumina loading painting token_model answering chat",
-    "cli compile_cache evals serving",
+    "asking cli compile_cache evals serving",
     "app cluster official pictures plan release",
 )
 FLOORS = {name: level for level, rooms in enumerate(FLOOR_ROOMS) for name in rooms.split()}

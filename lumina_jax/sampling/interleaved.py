@@ -139,9 +139,13 @@ def _begin(model: "LoadedModel", request: AnswerRequest, shared: SampleConfig) -
     if request.want == "image":
         if request.size is None:
             raise ValueError("an image without a size: say how large it is to be")
-        each = image_token_count(*request.size, config.grid, config.image_layout)
-        before = len(request.context) + (request.num_images - 1) * each
-        check_room(*request.size, before, config, "conversation")
+        check_room(*request.size, len(request.context), config, "conversation")
+        needed = request.num_images * _count(model, request.size)
+        if needed > room:
+            raise ValueError(
+                "{} images of {}x{} px: need {} tokens, there is room for {}; ask for fewer or smaller "
+                "ones".format(request.num_images, *request.size, needed, room)
+            )
     elif request.size is not None:
         check_room(*request.size, len(request.context), config, "conversation")
     return _Draft(request, settings, room, "image" if request.want == "image" else "text")

@@ -54,6 +54,7 @@ def test_wanted_image_equals_generate_after_the_same_context(small_lumina, conte
     assert answer.is_finished and [piece.kind for piece in answer.pieces] == ["image"]
 
 
+@pytest.mark.slow
 def test_each_of_several_images_has_those_before_in_its_context(small_lumina, context) -> None:
     model = small_lumina.loaded
     asked = AnswerRequest(context, "image", SMALL, num_images=3, seed=4, settings=SETTINGS)
@@ -70,6 +71,7 @@ def free(context: np.ndarray, count: int, **options) -> list[AnswerRequest]:
     return [AnswerRequest(context, seed=seed, **options) for seed in range(count)]
 
 
+@pytest.mark.slow
 def test_free_answers_hold_whole_images_of_possible_sizes_and_text(
     small_lumina, eager, context
 ) -> None:
@@ -87,6 +89,7 @@ def test_free_answers_hold_whole_images_of_possible_sizes_and_text(
     assert len(sizes) > 5 and len(set(sizes)) > 2 and set(sizes) <= allowed
 
 
+@pytest.mark.slow
 def test_free_answers_keep_to_an_asked_size(small_lumina, eager, context) -> None:
     vocab, grid = small_lumina.tokenizer.vocab, small_lumina.config.grid
     answers = write_answers(eager(60), free(context, 4, size=SMALL), SETTINGS)
@@ -121,7 +124,7 @@ def test_answer_of_a_batch_equals_the_same_alone(eager, context) -> None:
     [
         ({"want": "image"}, "an image without a size"),
         ({"want": "image", "size": (33, 32)}, "multiples of 16"),
-        ({"want": "image", "size": (128, 128), "num_images": 2}, "the conversation takes"),
+        ({"want": "image", "size": (128, 128), "num_images": 2}, "2 images of 128x128 px: need"),
         ({"want": "image", "size": SMALL, "num_images": 0}, "0 images"),
         ({"size": (256, 256)}, "needs .* tokens"),
         ({"max_tokens": 0}, "max_tokens 0"),
