@@ -8,7 +8,7 @@ import numpy as np
 
 from lumina_jax.chat import task_settings
 from lumina_jax.config import SampleConfig
-from lumina_jax.evals.protocol import Example, Images, Turn
+from lumina_jax.evals.example import Example, Images, Turn
 from lumina_jax.lumina import Lumina
 from lumina_jax.painting import override
 from lumina_jax.sampling.batch import Request

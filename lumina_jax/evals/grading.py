@@ -10,7 +10,7 @@ from lumina_jax.data.scenes.detector import detect
 from lumina_jax.data.scenes.render import render
 from lumina_jax.dims import pick
 from lumina_jax.evals import scores
-from lumina_jax.evals.protocol import Example, Images
+from lumina_jax.evals.example import Example, Images
 from lumina_jax.evals.reconstruction import Reconstruct
 from lumina_jax.evals.tasks.common import Evaluator, Summary
 from lumina_jax.evals.tasks.table import EVALUATORS

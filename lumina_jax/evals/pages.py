@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lumina_jax.contact_sheet import BACKGROUND, FONT_PX, INK, LINE_PX, MARGIN_PX, PALE_INK
 from lumina_jax.evals.answering import Answer
-from lumina_jax.evals.protocol import Example, Images
+from lumina_jax.evals.example import Example, Images
 from lumina_jax.image_files import save_png
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 

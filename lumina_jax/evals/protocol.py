@@ -7,7 +7,7 @@ that training leaves out (`scene.held_out`) are allowed, as a user's pictures ma
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
@@ -22,6 +22,7 @@ from lumina_jax.data.scenes.scene import Scene, sample_scene
 from lumina_jax.data_config import HELD_OUT_SEED
 from lumina_jax.dims import pick
 from lumina_jax.evals.chats import CHAT_KINDS, question_after, telling_caption
+from lumina_jax.evals.example import Example, Turn
 from lumina_jax.evals.painted import prompts_of, scene_of_prompt
 from lumina_jax.evals.prompts import CATEGORIES, SIZES_PX, Prompt
 from lumina_jax.evals.tasks.common import Size, Truth
@@ -34,48 +35,6 @@ FORMS = {  # answers wanted of a kind of question, in turn: "yes", "no", or by n
     "existence": ("yes", "no"),
     **dict.fromkeys(("position", "comparison", "background"), ("name", "yes", "name", "no")),
 }
-
-Images = tuple[np.ndarray, ...]  # uint8[Y,X,3] each
-
-
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """What a human says, with placeholders for the images shown, and the true answer: words, or images."""
-
-    task: str  # a row of TASKS, by which it is answered
-    said: str
-    shown: Images
-    answer: str | Images
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """A conversation whose last answer is scored; the answers before it are the model's own."""
-
-    index: int
-    turns: tuple[Turn, ...]
-    truth: Truth
-    prompt: Prompt | None = None  # of a picture painted from words alone: what must be seen
-
-    @property
-    def task(self) -> str:
-        """That of the last turn."""
-        return self.turns[-1].task
-
-    @property
-    def seed(self) -> int:
-        """That its answers are drawn with."""
-        return self.index
-
-    @property
-    def kind(self) -> str:
-        """What it is counted by: the category, the kind of the question or edit, the map; "" where there is one."""
-        return self.truth.kind
-
-    @property
-    def true_answer(self) -> str | Images:
-        """The right answer of the last turn."""
-        return self.turns[-1].answer
 
 
 def examples(task: str, num: int = NUM_EXAMPLES) -> list[Example]:

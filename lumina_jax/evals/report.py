@@ -13,9 +13,10 @@ from lumina_jax.data_config import HELD_OUT_SEED
 from lumina_jax.dims import pick
 from lumina_jax.evals import protocol
 from lumina_jax.evals.answering import Answer, answers, settings_of
+from lumina_jax.evals.example import Example
 from lumina_jax.evals.grading import ceiling, chance, grade, plain
 from lumina_jax.evals.pages import page, save_page
-from lumina_jax.evals.protocol import EXAMPLES, Example
+from lumina_jax.evals.protocol import EXAMPLES
 from lumina_jax.evals.reconstruction import vqgan_round_trip
 from lumina_jax.evals.scores import commit
 from lumina_jax.lumina import Lumina
