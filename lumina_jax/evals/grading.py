@@ -140,8 +140,9 @@ def _of_others(
 
 def plain(value: Any) -> Any:
     """A result as JSON holds it: NamedTuples and dataclasses as objects, arrays as lists."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: plain(each) for name, each in value._asdict().items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        names: Any = type(value)
+        return {name: plain(each) for name, each in zip(names._fields, value, strict=True)}
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, dict):
