@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
@@ -178,9 +179,17 @@ def _in_one_line(box: str) -> str:
     text = " ".join(sections[0])
     for hint in sections[1:]:
         if hint[0].startswith("Perhaps you meant"):
-            names = [line.split()[0] for line in hint[1:] if line.startswith("--")]
+            names = [_nearest(line, text) for line in hint[1:] if line.startswith("--")]
             text += f"; perhaps {' or '.join(names[:2])}?" if names else ""
     return text
+
+
+def _nearest(line: str, complaint: str) -> str:
+    """Of the names of one option that a hint lists, "--caption, --prompt STR", the one most like the misspelt one."""
+    names = [word.rstrip(",") for word in line.split() if word.startswith("--")]
+    misspelt = [word.rstrip(",") for word in complaint.split() if word.startswith("--")]
+    wanted = misspelt[0] if misspelt else names[0]
+    return max(names, key=lambda name: SequenceMatcher(None, wanted, name).ratio())
 
 
 def _sections(box: str) -> Iterator[list[str]]:

@@ -11,7 +11,7 @@ from lumina_jax.config import SampleConfig
 from lumina_jax.evals import painted, prompts, protocol
 from lumina_jax.evals.__main__ import Options, check, main, score_protocol
 from lumina_jax.evals.answering import Answer, _encoded, settings_of
-from lumina_jax.evals.curves import figure_png, places, table
+from lumina_jax.evals.curves.figure import figure_png, places, table
 from lumina_jax.evals.pages import page
 from lumina_jax.evals.protocol import EXAMPLES, examples
 from lumina_jax.evals.report import chosen_tasks

@@ -1,59 +1,11 @@
-"""Learning curves: several checkpoints of a run scored on a few examples of every task, as a figure and its numbers.
-
-python -m lumina_jax.evals.curves runs/omni --num 14 --out curves.png
-python -m lumina_jax.evals.curves runs/omni/checkpoints/500 runs/omni/model --tasks question edit --out curves.png
-
-A workdir stands for all of its training checkpoints (`--train.keep-every` keeps some). Beside the figure lies
-a JSON of the same name with every report.
-"""
+"""Scores of several checkpoints side by side: a table, and a figure with a plot a task."""
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from lumina_jax.cli import parse_arguments, run_main
-
 COLUMNS = 4  # of the figure
-
-
-@dataclass(frozen=True)
-class Options:
-    """Which checkpoints to score on what."""
-
-    checkpoints: tyro.conf.Positional[
-        tuple[str, ...]
-    ]  # workdirs, training checkpoints, models; in order
-    tasks: tuple[str, ...] = ("all",)  # rows of unirep.tasks.TASKS
-    num: int = 14  # examples of each task
-    out: Path = Path("curves.png")
-
-
-def main() -> None:
-    """Score each checkpoint, print its lines, write figure and JSON."""
-    from lumina_jax.evals.kept import load_all, load_scored
-    from lumina_jax.evals.report import chosen_tasks, score_tasks, write_report
-    from lumina_jax.image_files import check_folder
-    from lumina_jax.paths import write_bytes
-
-    options = parse_arguments(Options, prog="python -m lumina_jax.evals.curves")
-    tasks, paths = chosen_tasks(options.tasks), load_all(options.checkpoints)
-    if not paths or options.num < 1 or not tasks:
-        raise ValueError("nothing to score: name a checkpoint, a task and at least 1 example")
-    check_folder(options.out.parent)
-    reports = {}
-    for path in paths:
-        print(path, flush=True)
-        is_last = path == paths[-1]  # chance and ceiling are those of the protocol and the VQGAN
-        model = load_scored(path)
-        reports[str(path)] = score_tasks(model, tasks, options.num, with_levels=is_last)
-    write_bytes(options.out, figure_png(reports))
-    write_report(options.out.with_suffix(".json"), {"reports": reports})
-    print(table(reports))
-    print(options.out)
 
 
 def table(reports: Mapping[str, Any]) -> str:
@@ -106,7 +58,3 @@ def places(names: Sequence[str]) -> list[int]:
 
 def _level(level: Mapping[str, Any] | None) -> float | None:
     return None if level is None else level["score"]
-
-
-if __name__ == "__main__":
-    run_main(main)

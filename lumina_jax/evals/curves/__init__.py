@@ -1,0 +1,1 @@
+"""Learning curves of a run, by its scores."""
