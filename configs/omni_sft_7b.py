@@ -9,7 +9,8 @@ Records: conversations whose prompts are the templates of docs/tasks.md, one fol
 paper's: editing (MagicBrush, SEED-Data-Edit; single and several turns), dense maps (normals of NYUv2 and ScanNet, depth
 of Virtual KITTI 2 and Sintel, poses of COCO, OneFormer's segmentations of LAION, boxes of RefCOCO), painting from such
 maps, sixteen views of one object, and a share of the text-to-image pairs, captions and plain text of before, against
-forgetting. Any corpus of docs/pretokenize.md with turns and images will do:
+forgetting. Segmentation is asked as the released model learnt it, "Segmentic segmentation. <|image|>": that is how the
+methods of a model with the released tokenizer ask. Any corpus of docs/pretokenize.md with turns and images will do:
 
     python -m lumina_jax.data.pretokenize EDITS data/omni/editing --target-px 768 \
         --checkpoint checkpoints/lumina_7b_768 --max-tokens 9728

@@ -17,7 +17,7 @@ from lumina_jax.config_json import config_from_dict, config_to_dict
 from lumina_jax.convert.__main__ import Convert
 from lumina_jax.data.images import source_sizes
 from lumina_jax.data.pretokenize.__main__ import Options
-from lumina_jax.data.recipes import draw_scene, make_conversation
+from lumina_jax.data.recipes import Conversation, draw_scene, make_conversation
 from lumina_jax.data.scenes.captions import held_out_text
 from lumina_jax.data.scenes.scene import RESERVED_COLOURS, RESERVED_SHAPES, held_out
 from lumina_jax.data_config import RecordSource, ScenesSource
@@ -88,6 +88,16 @@ def test_run_file_loads_and_survives_json(path: Path):
     assert mixed | {experiment.train.eval_source} - {""} == known
 
 
+def captions_of(made: Conversation) -> list[str]:
+    """The sentences about the scene: of a conversation of several turns the first one's, where it has one."""
+    asked, answer = (turn["value"] for turn in made.turns[:2])
+    if made.task == "describe":
+        return [answer]
+    told = [*asked.splitlines()[1:], *asked.split("prompt: ")[1:]]
+    assert told or made.task not in ("text_to_image", "image_condition", "multi_view")
+    return [caption.removesuffix(" <|image|>") for caption in told]
+
+
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.stem)
 def test_transformer_runs_keep_what_is_held_out_from_training(path: Path):
     """Sentences, pairs and looks as the run itself would make them, some of every source and size.
@@ -103,9 +113,9 @@ def test_transformer_runs_keep_what_is_held_out_from_training(path: Path):
         sizes = source_sizes(source, experiment.model.grid)
         for index in range(60):
             size = sizes[index % len(sizes)]
-            words = make_conversation(source, size, index).turns[0]["value"]
-            for caption in words.splitlines()[1:]:
-                assert held_out_text(caption.removesuffix(" <|image|>")) is None
+            made = make_conversation(source, size, index)
+            words = made.turns[0]["value"]
+            assert all(held_out_text(caption) is None for caption in captions_of(made))
             strange = names - {source.shows}
             assert not strange & {*words.replace(",", "").split()}
             things = draw_scene(source, size, index).objects
