@@ -1,4 +1,4 @@
-"""The shipped model: the half-hour model of scenes_quick.py, trained on at its two largest areas.
+"""A model that paints, on which the shipped one is built: scenes_quick.py's, trained on at its two largest areas.
 
     python train.py configs/scenes_quick.py --workdir runs/scenes_quick --cpu-devices 2
     python train.py configs/scenes.py --workdir runs/scenes --init runs/scenes_quick/model --cpu-devices 2
