@@ -2,8 +2,8 @@
 
 Only text ids and the separator can be drawn, and the start of an image where the caller asks for it. Noise is tied to
 (seed, place of the token in the answer), so a row draws the same alone and in a batch. Text is drawn without guidance,
-as in the original. Caches hold a stretch of the answer, the next stretch is twice as long and begins by reading all that
-came before: a short answer never pays for the longest that might have been.
+as in the original. Caches hold a stretch of the answer; the next stretch is twice as long and begins by reading all
+before it: a short answer never pays for the longest that might have been.
 """
 
 from collections.abc import Callable, Mapping, Sequence
