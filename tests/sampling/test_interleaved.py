@@ -159,8 +159,10 @@ def test_text_needs_no_room_for_an_image_of_the_asked_size(small_lumina, context
 
 
 def test_images_of_an_answer_share_one_program_and_tell_their_request(small_lumina, context):
-    compiled = [sequential.draw_run, sequential.fill_cache]
-    before, told = [each._cache_size() for each in compiled], []
+    def compiled() -> np.ndarray:
+        return np.array([sequential.draw_run._cache_size(), sequential.fill_cache._cache_size()])
+
+    before, told = compiled(), []
     requests = [
         AnswerRequest(context, "text", max_tokens=1),
         AnswerRequest(context, "image", (80, 64), num_images=3, settings=SETTINGS),
@@ -168,5 +170,5 @@ def test_images_of_an_answer_share_one_program_and_tell_their_request(small_lumi
     _, answer = write_answers(small_lumina.loaded, requests, progress=told.append)
     assert len(answer.ids) > 256  # two buckets of slots
     text = 1  # the context of the first request
-    assert [each._cache_size() for each in compiled] == [before[0] + 1, before[1] + 1 + text]
+    assert (compiled() - before).tolist() == [1, 1 + text]
     assert {row.requests for row in told} == {(1,)} and len(told) == 3 * 8
