@@ -88,7 +88,8 @@ class Options:
     cpu_devices: int = 1
     # float32, bfloat16, int8 (weights and cache), int8_weights, int4; default: the model's own
     precision: str | None = None
-    out: Path = Path("sample.png")  # a .png file for one image, a folder for several
+    # a .png file for one image (default: sample.png), a folder for several, a .txt file for text
+    out: Path | None = None
     # also put all images on one labelled sheet; alone: four prompts, four shapes
     contact_sheet: Path | None = None
 
@@ -100,8 +101,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.task is not None:
         ask(options, options.task)
         return
-    if options.image or options.views is not None:
-        raise ValueError("--image and --views go with a task: --task depth --image photo.png")
+    if options.image or options.views is not None or options.text_top_k is not None:
+        raise ValueError(
+            "--image, --views and --text-top-k go with a task: --task depth --image photo.png"
+        )
     if options.prompts is not None:
         paint_file(options, options.prompts)
         return
@@ -180,8 +183,8 @@ def paint_file(options: Options, prompts: Path) -> None:
         )
     if options.grammar not in (None, "exact"):
         raise ValueError(f"--grammar {options.grammar}: files are painted by 'exact' only")
-    if options.out.suffix:
-        raise ValueError(f"--out {options.out}: images of a file fill a folder; name one")
+    if options.out is None or options.out.suffix:
+        raise ValueError(f"--out {options.out or ''}: images of a file fill a folder; name one")
     if options.batch is not None and options.batch < 1:
         raise ValueError(f"--batch {options.batch}: want 1 or more")
     given = {name: value for name, value in vars(options).items() if value is not None}
@@ -218,19 +221,18 @@ def plan(options: Options) -> tuple[list[tuple[str, tuple[int, int] | None]], li
     if any(not prompt.strip() for prompt in options.prompt):
         raise ValueError('empty prompt: say what to paint, --prompt "a red dome"')
     requests = [(prompt, parse_size(options.size)) for prompt in options.prompt]
-    if options.out.suffix.lower() == ".png":
+    out = options.out or Path("sample.png")
+    if out.suffix.lower() == ".png":
         if len(requests) > 1:
-            raise ValueError(
-                f"--out {options.out}: one file for {len(requests)} images; name a folder"
-            )
-        check_png_path(options.out)
-        return requests, [options.out]
-    if options.out.suffix:
+            raise ValueError(f"--out {out}: one file for {len(requests)} images; name a folder")
+        check_png_path(out)
+        return requests, [out]
+    if out.suffix:
         raise ValueError(
-            f"--out {options.out}: images are written as PNG; name a .png file, or a folder without a dot"
+            f"--out {out}: images are written as PNG; name a .png file, or a folder without a dot"
         )
-    check_folder(options.out)
-    return requests, [options.out / picture_name(*pair) for pair in enumerate(options.prompt)]
+    check_folder(out)
+    return requests, [out / picture_name(*pair) for pair in enumerate(options.prompt)]
 
 
 def check_pictures(options: Options) -> None:

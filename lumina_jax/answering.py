@@ -16,7 +16,13 @@ from lumina_jax.sampling.generate import Progress
 from lumina_jax.sampling.interleaved import AnswerRequest
 from lumina_jax.token_model import Shown, Size, TokenModel
 from lumina_jax.unirep.conversation import prompt_ids
-from lumina_jax.unirep.tasks import TASKS, speaks_released, task_prompt, with_placeholders
+from lumina_jax.unirep.tasks import (
+    TASKS,
+    VIEW_SIZE,
+    speaks_released,
+    task_prompt,
+    with_placeholders,
+)
 
 
 class TaskCall(NamedTuple):
@@ -85,13 +91,14 @@ class AnsweringModel(TokenModel):
     ) -> Any:
         """The same object or scene from several sides: a list of GeneratedImages, a list of such lists for prompts.
 
-        `views`: how many; default: as many as the model was taught (`num_views`). `size`: of each; default: the
-        trained square.
+        `views`: how many; default: `num_views`. `size`: of each; default: the paper's 384x384 px of a model with the
+        released tokenizer, else the trained square.
         """
-        count = views or self.num_views
+        count = self.num_views if views is None else views
+        size = size or (VIEW_SIZE if speaks_released(self.tokenizer) else self.trained_size)
         columns = {
             "prompts": (prompt, isinstance(prompt, str)),
-            "sizes": _size_column(size or self.trained_size),
+            "sizes": _size_column(size),
             "seeds": _seed_column(seed),
         }
         rows, is_list = spread(columns)
@@ -112,18 +119,18 @@ class AnsweringModel(TokenModel):
         max_tokens: int | None = None,
         **settings: Any,
     ) -> Any:
-        """The answer to a question about pictures, or to any text: str, or list[str] for a list of questions.
+        """The answer to a question about pictures, or to any text: str, or list[str] for a list of questions or seeds.
 
         `images` of one question: a picture or a list of them. Of a list of questions: one picture for all, or a list
         with an entry a question, each a picture or a list of them. They stand where the question has <|image|>, else
         after its words.
         """
-        is_list = not isinstance(question, str)
-        per_question = images if is_list and _is_list(images) and len(images) else [images]
-        rows, _ = spread(
+        alone = isinstance(question, str)
+        per_question = not alone and _is_list(images) and len(images) > 0
+        rows, is_list = spread(
             {
-                "questions": ([question] if not is_list else question, False),
-                "images": (per_question, False),
+                "questions": (question, alone),
+                "images": (images, not per_question),
                 "seeds": _seed_column(seed),
             }
         )
@@ -139,7 +146,7 @@ class AnsweringModel(TokenModel):
     def describe(
         self, image: Any, seed: Any = 0, *, max_tokens: int | None = None, **settings: Any
     ) -> Any:
-        """What the picture shows, in words: str, or list[str] for a list of pictures."""
+        """What the picture shows, in words: str, or list[str] for a list of pictures or seeds."""
         rows, is_list = spread({"images": _column(image), "seeds": _seed_column(seed)})
         read, prompt = self._reader(), task_prompt("describe", self.tokenizer)
         calls = [TaskCall(prompt, [read(each)], None, int(one_seed)) for each, one_seed in rows]
@@ -152,7 +159,10 @@ class AnsweringModel(TokenModel):
 
     @property
     def num_views(self) -> int:
-        """How many views a multi-view answer has unless told otherwise: the paper's 16 of a released model, else 4."""
+        """How many views an answer has unless told otherwise.
+
+        The paper's 16 with the released tokenizer; else 4, as in the training data of this project.
+        """
         released = TASKS["multi_view"].num_answer_images
         return released if speaks_released(self.tokenizer) else len(VIEWS_YAW_DEG)
 

@@ -56,7 +56,9 @@ class Asked:
 def asked_by(options: Any, task: str, settings: dict[str, Any]) -> Asked:
     """What the options of `sample.py` ask for; ValueError of one line for those that no task reads."""
     alone = ("prompts", "negative_prompt", "outpaint", "inpaint", "mask", "contact_sheet")
+    alone += ("resume", "distributed")
     odd = [name for name in alone if getattr(options, name)]
+    odd += ["batch"] * (options.batch is not None)
     odd += ["best_of"] * (options.best_of != 1) + ["grammar"] * (options.grammar == "original")
     if odd:
         raise ValueError(f"--{odd[0].replace('_', '-')}: not with --task {task}")
@@ -64,7 +66,7 @@ def asked_by(options: Any, task: str, settings: dict[str, Any]) -> Asked:
         task,
         options.image,
         options.prompt,
-        options.out if options.out != type(options).out else None,
+        options.out,
         None if options.size is None else parse_size(options.size),
         options.seed,
         options.views,
@@ -81,6 +83,12 @@ def check(asked: Asked) -> None:
     if word is None and asked.words:
         where = "type it as a turn" if asked.task == "chat" else "leave it out"
         raise ValueError(f"task {asked.task!r}: takes no --prompt; {where}")
+    if any(not words.strip() for words in asked.words):
+        raise ValueError(f'task {asked.task!r}: empty {word}, say it: --{word} "…" (or --prompt)')
+    if asked.size is not None and task.answer == "text" and asked.task != "chat":
+        raise ValueError(f"task {asked.task!r}: answers in words; leave out --size")
+    if asked.out is not None and asked.task == "chat":
+        raise ValueError(f"--out {asked.out}: not with --task chat; :save FILE.png keeps a picture")
     if task.num_images and not asked.images and asked.task != "question":
         raise ValueError(f"task {asked.task!r}: wants a picture, --image FILE")
     if asked.task == "multi_view" and asked.images:

@@ -15,8 +15,9 @@ from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.painting import codes_told, override
 from lumina_jax.sampling.generate import Progress
 from lumina_jax.sampling.interleaved import AnswerRequest, Kind, Piece, write_answers
+from lumina_jax.sampling.policy import MAX_SEED
 from lumina_jax.token_model import Origin, Shown, Size, TokenModel
-from lumina_jax.unirep.conversation import prompt_ids
+from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER, prompt_ids
 from lumina_jax.unirep.image_tokens import find_images
 from lumina_jax.unirep.tasks import TASKS, Task, find_task, text_to_image, with_placeholders
 
@@ -30,6 +31,7 @@ class Reply:
     ids: np.ndarray  # int32: the whole answer, without the separator
     pieces: tuple[Piece, ...]  # its text and images in order
     is_finished: bool  # False where the room ended first
+    seed: int = 0  # that drew it
 
 
 def task_settings(task: Task, own: SampleConfig) -> SampleConfig:
@@ -63,11 +65,37 @@ def answer_history(
 ) -> Reply:
     """The answer to a conversation, int32 ids [start, … , separator]: a pure function of its arguments.
 
-    `settings`: None is the model's own. Raises ValueError of one line where the conversation leaves no room.
+    `settings`: None is those of the task whose words the last turn has, as in a `Chat` without settings of its own.
+    Raises ValueError of one line where the conversation leaves no room.
     """
-    chosen = settings or model.settings
+    chosen = settings or turn_settings(model, ids)
     request = AnswerRequest(ids, want, size, seed=seed, settings=chosen, max_tokens=max_tokens)
     return write_replies(model, [request], [""])[0]
+
+
+def turn_settings(model: TokenModel, ids: np.ndarray) -> SampleConfig:
+    """How the answer to the last turn of a conversation is drawn unless told otherwise.
+
+    By the task whose fixed words that turn has (`unirep.tasks`), or else as chats are.
+    """
+    vocab, turn = model.tokenizer.vocab, np.asarray(ids)[:-1]
+    before = np.flatnonzero(turn == vocab.sep_id)
+    turn = turn[before[-1] + 1 if len(before) else 1 :]  # after a separator, or the start token
+    spans = find_images(turn, vocab)
+    edges = [0, *(place for span in spans for place in span), len(turn)]
+    texts = [
+        model.tokenizer.decode(turn[start:stop].tolist())
+        for start, stop in zip(edges[::2], edges[1::2], strict=True)
+    ]
+    said = f" {IMAGE_PLACEHOLDER} ".join(text.strip() for text in texts).strip()
+    return task_settings(TASKS[find_task(said) or "chat"], model.settings)
+
+
+def turn_seed(seed: int, turn: int) -> int:
+    """The seed of turn 0, 1, … of a chat: its own first, then others, so that what is asked twice is drawn twice."""
+    if not turn or not 0 <= seed <= MAX_SEED:  # whoever draws from it says so
+        return seed
+    return int(np.random.SeedSequence((seed, 0, turn)).generate_state(1)[0]) & MAX_SEED
 
 
 def write_replies(
@@ -99,8 +127,9 @@ def write_replies(
             answer.ids,
             answer.pieces,
             answer.is_finished,
+            request.seed,
         )
-        for answer in answers
+        for request, answer in zip(requests, answers, strict=True)
     ]
 
 
@@ -114,7 +143,11 @@ class Chat:
     """
 
     def __init__(self, model: TokenModel, seed: int = 0, **settings: Any):
-        """An empty conversation. `seed` and `settings` (fields of SampleConfig) are those of turns that name none."""
+        """An empty conversation.
+
+        `settings` (fields of SampleConfig) are those of turns that name none; a turn's seed is then `turn_seed` of
+        `seed` and of how many turns were before, and is told by `Reply.seed`.
+        """
         override(model.settings, settings)
         self.model, self.seed, self.settings = model, seed, settings
         self.ids = np.zeros(0, np.int32)  # of all turns, each with its separator
@@ -136,7 +169,7 @@ class Chat:
         `images` stand where the text has <|image|>, else after its words. `want`: "image", "text", or None for whatever
         the model chooses. `size`: of the answer's images; with want "image" that of the newest image so far, or else
         the trained square; without `want` the model draws it. `settings` as in `generate`; what is named nowhere is the
-        default of the task whose words the text has (`unirep.tasks`). Raises ValueError of one line.
+        default of the task whose words the text has (`turn_settings`). Raises ValueError of one line.
         """
         shown: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
         said = with_placeholders(text, len(shown))
@@ -144,9 +177,9 @@ class Chat:
         context = self._extended(prompt_ids(said, self.model.tokenizer, sentences, np.asarray))
         if want == "image" and size is None:
             size = self._newest_size(context)
-        own = task_settings(TASKS[find_task(said) or "chat"], self.model.settings)
-        chosen = override(own, {**self.settings, **settings})
-        seed = self.seed if seed is None else seed
+        chats = override(turn_settings(self.model, context), self.settings)
+        chosen = override(chats, settings)
+        seed = turn_seed(self.seed, len(self.turns)) if seed is None else seed
         request = AnswerRequest(
             context, want, size, seed=seed, settings=chosen, max_tokens=max_tokens
         )

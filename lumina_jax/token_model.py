@@ -128,7 +128,8 @@ class TokenModel:
         """What the model reads of a picture, int32 from start to end token.
 
         `encode_image` of a picture; a GeneratedImage, or the ids of an image sentence (an array of integers [tokens]),
-        keep their tokens. Raises ValueError where those are no image of this model.
+        keep their tokens, which mean the same to models with the same VQGAN only; nothing can check that of ids.
+        Raises ValueError where those are no image of this model's vocabulary and layout.
         """
         if isinstance(shown, GeneratedImage):
             return self._checked_image(shown.ids)
@@ -151,11 +152,14 @@ class TokenModel:
     def conversation_ids(
         self, record: Mapping[str, Any], target_px: int | None = None, root: str | Path = "."
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A conversation as (ids, labels), int32, -100 where nothing is predicted; image files lie under `root`."""
+        """A conversation as (ids, labels), int32, -100 where nothing is predicted; image files lie under `root`.
+
+        Images are read as by `image_ids`, which keeps tokens; those for `target_px` all as pictures.
+        """
 
         def encode_reference(image: Any) -> np.ndarray:
             path = join(root, image) if isinstance(image, str | PathLike) else image
-            return self.encode_image(path, target_px)
+            return self.image_ids(path) if target_px is None else self.encode_image(path, target_px)
 
         return conversation_ids(record, self.tokenizer, encode_reference)  # type: ignore[arg-type]
 

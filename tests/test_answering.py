@@ -1,5 +1,6 @@
 """The methods of a model: what is asked in which words, that lists change nothing, and that tokens are kept."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 from PIL import Image
 
 from lumina_jax import Lumina
-from lumina_jax.config import SampleConfig
+from lumina_jax.chat import Reply
+from lumina_jax.config import ModelConfig, SampleConfig, VQGANConfig
+from lumina_jax.convert.model_config import CONVERSATION_TOKENS
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import generate
 from lumina_jax.unirep.conversation import prompt_ids
+from lumina_jax.unirep.image_tokens import find_images, image_sentence
 from lumina_jax.unirep.tasks import TASKS
 
 SMALL = (32, 16)
@@ -102,6 +106,74 @@ def test_released_vocabulary_is_asked_as_released(small_lumina, golden_tokenizer
     assert task_prompt("segmentation", own) == "Semantic segmentation. <|image|>"
 
 
+@pytest.fixture
+def released(small_lumina, golden_tokenizer) -> Lumina:
+    """A model that is asked as a released 7B of 768 px; nothing can be drawn from it."""
+    model = copy.copy(small_lumina)
+    model.tokenizer = golden_tokenizer
+    model.config = ModelConfig(
+        model.config.transformer, VQGANConfig(), max_tokens=CONVERSATION_TOKENS, target_px=768
+    )
+    return model
+
+
+def test_methods_of_a_released_model_use_its_words(released, asked) -> None:
+    shown = image_sentence(np.zeros((4, 6), int), released.tokenizer.vocab, released.config.grid)
+    (request,) = requests_of(asked, lambda: released.segment(shown))
+    wanted = prompt_ids(
+        "Segmentic segmentation. <|image|>", released.tokenizer, [shown], np.asarray
+    )
+    assert request.context.tolist() == wanted.tolist() and request.size == (96, 64)
+
+
+def test_released_models_paint_sixteen_views_of_384_px(released, monkeypatch) -> None:
+    """And have room for them: the spy stands where the first image would be drawn."""
+    seen: list = []
+
+    def spy(model, requests, **options):
+        seen.extend(requests)
+        raise StopIteration
+
+    monkeypatch.setattr("lumina_jax.sampling.interleaved.generate", spy)
+    with pytest.raises(StopIteration):
+        released.views("a chair")
+    (request,) = seen
+    text = "Generate 16 object views of 384x384 according to the following prompt: a chair"
+    assert request.prompt_ids.tolist() == prompt_ids(text, released.tokenizer).tolist()
+    assert (request.width_px, request.height_px) == (384, 384)
+    assert request.padded_to == len(request.prompt_ids) + 16 * 604
+
+
+@pytest.mark.parametrize("size", [(768, 768), (1024, 576)])
+def test_edit_of_a_released_picture_has_room(released, size, monkeypatch) -> None:
+    def spy(model, requests, **options):
+        raise StopIteration
+
+    monkeypatch.setattr("lumina_jax.sampling.interleaved.generate", spy)
+    codes = np.zeros((size[1] // 16, size[0] // 16), int)
+    shown = image_sentence(codes, released.tokenizer.vocab, released.config.grid)
+    with pytest.raises(StopIteration):
+        released.edit(shown, "make it blue")
+
+
+def test_a_list_of_seeds_is_answered_by_a_list(small_lumina, shown, monkeypatch) -> None:
+    def replies(model, requests, *rest):
+        return [Reply(str(each.seed), [], each.context, (), True) for each in requests]
+
+    monkeypatch.setattr("lumina_jax.answering.write_replies", replies)
+    model = small_lumina
+    assert model.answer("What?", shown, [1, 2, 3]) == ["1", "2", "3"]
+    assert model.answer("What?", [shown, shown], [1, 2]) == ["1", "2"]
+    assert model.answer(["What?"], shown) == ["0"] and model.answer("What?", shown) == "0"
+
+
+def test_conversations_keep_tokens(small_lumina, shown) -> None:
+    said = [{"from": "human", "value": "What? <|image|>"}, {"from": "gpt", "value": "a"}]
+    ids, _ = small_lumina.conversation_ids({"conversations": said, "image": [shown]})
+    ((start, stop),) = find_images(ids, small_lumina.tokenizer.vocab)
+    assert ids[start:stop].tolist() == shown.tolist()
+
+
 def test_images_of_questions_stand_with_their_questions(small_lumina, shown, asked) -> None:
     tokenizer = small_lumina.tokenizer
 
@@ -164,6 +236,7 @@ def test_a_painted_image_keeps_its_tokens(small_lumina) -> None:
         (lambda model, ids: model.answer(" "), "empty question"),
         (lambda model, ids: model.answer("a <|image|>"), "1 <.image.> in the turns, 0 images"),
         (lambda model, ids: model.views("a", (128, 128)), "4 images of 128x128 px: need"),
+        (lambda model, ids: model.views("a", (32, 16), views=0), "0 images: want at least 1"),
     ],
 )
 def test_wrong_calls_are_one_clear_line(small_lumina, shown, call, message) -> None:

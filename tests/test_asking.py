@@ -92,9 +92,21 @@ def test_several_pictures_fill_a_folder(run, capsys) -> None:
         (["--task", "depth", *["--image", "photo.png"] * 2, "--out", "a.png"], "name a folder"),
         (["--image", "photo.png", "--prompt", "a"], "go with a task"),
         (["--task", "chat", "--prompt", "a"], "type it as a turn"),
+        (["--task", "chat", "--out", "a.png"], "--out a.png: not with --task chat"),
+        (["--task", "chat", "--resume"], "--resume: not with --task chat"),
+        (["--task", "depth", "--image", "photo.png", "--batch", "0"], "--batch: not with"),
+        (["--task", "depth", "--image", "photo.png", "--distributed"], "--distributed: not with"),
+        (["--task", "describe", "--image", "photo.png", "--size", "32x16"], "leave out --size"),
+        (["--task", "question", "--prompt", "a", "--size", "32x16"], "leave out --size"),
+        (["--task", "question", "--prompt", " "], "empty question"),
+        (["--task", "multi_view", "--prompt", "a", "--out", "sample.png"], "name a folder"),
+        (["--prompt", "a", "--text-top-k", "5"], "--text-top-k go with a task"),
     ],
 )
-def test_wrong_command_lines_end_with_one_line_and_code_2(run, capsys, arguments, message) -> None:
+def test_wrong_command_lines_end_with_one_line_and_code_2(
+    run, capsys, arguments, message, monkeypatch
+) -> None:
+    monkeypatch.setattr(sample, "load", None)  # before any model is read
     with pytest.raises(SystemExit) as stop:
         run(*arguments)
     told = capsys.readouterr().err

@@ -1,13 +1,16 @@
 """Conversations: the turns one by one equal the whole history at once, and what was said stays as it is."""
 
+import copy
+
 import numpy as np
 import pytest
 
 from lumina_jax import Lumina
-from lumina_jax.chat import Chat, answer_history, task_settings
+from lumina_jax.chat import Chat, answer_history, task_settings, turn_seed, turn_settings
 from lumina_jax.config import SampleConfig
-from lumina_jax.unirep.conversation import conversation_ids
-from lumina_jax.unirep.tasks import TASKS, text_to_image
+from lumina_jax.unirep.conversation import conversation_ids, prompt_ids
+from lumina_jax.unirep.image_tokens import image_sentence
+from lumina_jax.unirep.tasks import TASKS, find_task, task_prompt, text_to_image
 
 SIZE = (32, 16)
 
@@ -34,10 +37,19 @@ def check_equals_one_call_with_the_whole_history(model: Lumina, size: tuple[int,
     turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(said)]
     record = {"conversations": turns, "image": [drawn.ids, edited.ids]}
     history, _ = conversation_ids(record, model.tokenizer, np.asarray)
-    settings = task_settings(TASKS["chat"], model.settings)
-    whole = answer_history(model, history, "text", seed=5, settings=settings, max_tokens=12)
+    whole = answer_history(model, history, "text", seed=turn_seed(5, 2), max_tokens=12)
+    assert answered.seed == turn_seed(5, 2)
     np.testing.assert_array_equal(whole.ids, answered.ids)
     separator = model.tokenizer.vocab.sep_id
+    # The edit, from the history up to its turn.
+    record = {"conversations": turns[:3], "image": [drawn.ids]}
+    before, _ = conversation_ids(record, model.tokenizer, np.asarray)
+    np.testing.assert_array_equal(
+        answer_history(model, before, "image", size, seed=6).ids, edited.ids
+    )
+    record = {"conversations": turns[:1], "image": []}
+    start, _ = conversation_ids(record, model.tokenizer, np.asarray)
+    np.testing.assert_array_equal(answer_history(model, start, "image", size, 5).ids, drawn.ids)
     np.testing.assert_array_equal(chat.ids, [*history, *whole.ids, separator])
     assert whole.text == answered.text
     for kept, reply in zip(chat.images, (drawn, edited), strict=True):
@@ -92,10 +104,59 @@ def test_settings_are_the_callers_then_the_chats_then_the_tasks(small_lumina, mo
         lambda: chat.send("What?"),
         lambda: chat.send("What?", text_top_k=2, guidance=1.5),
         lambda: chat.draw("a star", SIZE),
+        lambda: chat.send("Depth estimation.", np.zeros((16, 32, 3), np.uint8), want="image"),
     ):
         with pytest.raises(ValueError, match="nothing is drawn"):
             call()
-    asked, named, drawn = seen
-    assert (asked.text_top_k, asked.guidance, asked.image_top_k) == (3, 1.0, 200)
+    asked, named, drawn, mapped = seen
+    assert (asked.text_top_k, asked.guidance, asked.image_top_k) == (3, 1.0, 2000)
+    assert (mapped.text_top_k, mapped.guidance, mapped.image_top_k) == (3, 1.0, 200)
     assert (named.text_top_k, named.guidance) == (2, 1.5)
     assert (drawn.guidance, drawn.image_top_k) == (SampleConfig().guidance, 2000)
+
+
+def test_a_turns_settings_end_the_chats_and_none_ends_nothing(small_lumina, monkeypatch) -> None:
+    seen = []
+
+    def spy(model, requests, *rest, **options):
+        seen.append(requests[0].settings)
+        raise ValueError("nothing is drawn")
+
+    monkeypatch.setattr("lumina_jax.chat.write_answers", spy)
+    chat = small_lumina.chat(guidance_schedule=(4.0, 2.0), image_top_k=70)
+    for named in ({"guidance": 3.0}, {"guidance": None, "image_top_k": None}):
+        with pytest.raises(ValueError, match="nothing is drawn"):
+            chat.send("What?", **named)
+    one, both = seen
+    assert (one.guidance, one.guidance_schedule, one.image_top_k) == (3.0, (), 70)
+    assert (both.guidance_schedule, both.image_top_k) == ((4.0, 2.0), 70)
+
+
+def test_what_is_asked_twice_is_drawn_from_two_seeds(small_lumina) -> None:
+    chat = small_lumina.chat(seed=5)
+    first, second = (chat.send("Hi", want="text", max_tokens=2) for _ in range(2))
+    assert (first.seed, second.seed) == (5, turn_seed(5, 1))
+    assert len({turn_seed(seed, turn) for seed in (5, 6) for turn in range(50)}) == 100
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "question"])
+def test_history_tells_the_task_of_its_last_turn(small_lumina, golden_tokenizer, task) -> None:
+    """In both spellings, whatever came before."""
+    row = TASKS[task]
+    for tokenizer in (small_lumina.tokenizer, golden_tokenizer):
+        model = copy.copy(small_lumina)
+        model.tokenizer, grid = tokenizer, small_lumina.config.grid
+        sentence = image_sentence(np.zeros((2, 4), int), tokenizer.vocab, grid)
+        values = dict.fromkeys(row.fields, "3")
+        said = prompt_ids(
+            task_prompt(task, tokenizer, **values),
+            tokenizer,
+            [sentence] * row.num_images,
+            np.asarray,
+        )
+        history = prompt_ids("Depth estimation.", tokenizer)
+        known = find_task(row.prompt(**values)) or "chat"
+        wanted = task_settings(TASKS[known], model.settings)
+        assert turn_settings(model, said) == wanted
+        assert turn_settings(model, np.concatenate([history, said[1:]])) == wanted
+        assert (known == task) == (task not in ("edit", "next_edit"))

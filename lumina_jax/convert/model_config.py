@@ -15,7 +15,10 @@ from lumina_jax.model.presets import PRESETS
 from lumina_jax.unirep.grid import crop_sizes, image_token_count
 
 Rotary = Literal["auto", "pairs", "halves"]
-TEXT_ROOM = 512  # tokens left beside the longest image, where a release says less
+TEXT_ROOM = 512  # tokens left beside the longest images, where a release says less
+# What a Uni-Rep conversation may hold, as in Lumina-mGPT 2.0: 16 views of 384x384 px are 9,664 tokens, a picture of
+# 768x768 px and its edit 4,720. Rotary positions set no limit, and caches are as long as what is asked needs.
+CONVERSATION_TOKENS = 10_240
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class SourceOptions:
     rotary: Rotary = "auto"
     image_layout: str | None = None  # uni_rep or chameleon; default: uni_rep for Lumina-mGPT only
     target_px: int | None = None  # side of the trained square; default: from the name, or 512
-    max_tokens: int | None = None  # longest trained sequence; default: as the config says
+    # longest conversation, images included; default: several images (Uni-Rep), or as the config says if that is more
+    max_tokens: int | None = None
     compute_dtype: str | None = None  # of the activations; default: that of the weights
 
 
@@ -60,11 +64,7 @@ def model_config(
     layout = options.image_layout or (noted.image_layout if noted else None)
     layout = layout or _likely_layout(folder, opened)
     target_px = options.target_px or (noted.target_px if noted else None) or _named_px(folder)
-    if layout == "uni_rep":
-        longest = max(image_token_count(*size, grid) for size in crop_sizes(target_px, grid))
-    else:
-        longest = image_token_count(target_px, target_px, grid, layout)
-    max_tokens = noted.max_tokens if noted else max(opened.max_tokens, 4096, longest + TEXT_ROOM)
+    max_tokens = noted.max_tokens if noted else _room(opened.max_tokens, target_px, grid, layout)
     return ModelConfig(
         transformer,
         vqgan,
@@ -127,6 +127,15 @@ def _noted_config(folder: Path, notes: Mapping[str, Any]) -> ModelConfig | None:
         raise ValueError(
             f"{folder / NOTES_NAME}: not this version's notes ({error}); remove it to do without"
         ) from error
+
+
+def _room(stated: int, target_px: int, grid: GridConfig, layout: str) -> int:
+    """The longest conversation: what the release says, or what images of the trained area need where that is more."""
+    if layout == "chameleon":
+        count = image_token_count(target_px, target_px, grid, layout)
+        return max(stated, 4096, count + TEXT_ROOM)
+    longest = max(image_token_count(*size, grid) for size in crop_sizes(target_px, grid))
+    return max(stated, CONVERSATION_TOKENS, 2 * longest + TEXT_ROOM)
 
 
 def _likely_layout(folder: Path, opened: Any) -> str:

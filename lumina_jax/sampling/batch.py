@@ -41,6 +41,8 @@ class Request:
     negative_ids: np.ndarray | None = None
     # Int[P, Q]: codes that stand already, FREE (-1) where one is drawn. A drawn code sees those before it alone
     given: np.ndarray | None = None
+    # how many tokens prompt and image will have in a later request of a series, which then finds its program compiled
+    padded_to: int = 0
 
 
 class Job(NamedTuple):
@@ -55,8 +57,14 @@ class Job(NamedTuple):
     @property
     def num_tokens(self) -> int:
         """How many tokens the longest stream has with its image."""
+        return self.num_context_tokens - len(self.plan.lead) + len(self.plan.sentence)
+
+    @property
+    def num_context_tokens(self) -> int:
+        """How many tokens the longest stream has before the image's codes, or will have in a series of requests."""
+        after_lead = len(self.plan.sentence) - len(self.plan.lead)
         longest = max(len(context) for context in self.contexts)
-        return longest - len(self.plan.lead) + len(self.plan.sentence)
+        return max(longest, self.request.padded_to - after_lead)
 
 
 class DrawnRow(NamedTuple):

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from lumina_jax.config import SampleConfig
-from lumina_jax.sampling.batch import Request
+from lumina_jax.dims import pick
+from lumina_jax.sampling import DECODERS
+from lumina_jax.sampling.batch import DrawnRow, Request
+from lumina_jax.sampling.drafts import DRAFTS
 from lumina_jax.sampling.generate import Progress, generate
 from lumina_jax.sampling.grammar import check_room, possible_sizes
-from lumina_jax.sampling.policy import candidate_seeds
+from lumina_jax.sampling.policy import MAX_SEED, candidate_seeds
 from lumina_jax.sampling.text import TextJob, draw_texts, text_room
 from lumina_jax.unirep.grid import image_token_count
 
@@ -76,6 +79,7 @@ class AnswerRequest:
 class _Draft:
     """An answer under way."""
 
+    index: int  # of its request
     request: AnswerRequest
     settings: SampleConfig
     room: int  # most ids of the whole answer
@@ -112,24 +116,24 @@ def write_answers(
     progress: Progress | None = None,
     max_batch: int | None = None,
 ) -> list[Answer]:
-    """Write every answer; `progress` is told of every row of codes.
+    """Write every answer; `progress` is told of every row of codes and of the places of its requests in the call.
 
     Raises ValueError of one line, before anything is drawn, for a conversation without room for what is asked.
     """
-    drafts = [_begin(model, request, settings or SampleConfig()) for request in requests]
+    shared = settings or SampleConfig()
+    drafts = [_begin(model, *each, shared) for each in enumerate(requests)]
     while any(draft.next for draft in drafts):
         _write(model, [draft for draft in drafts if draft.next == "text"], max_batch)
         _paint(model, [draft for draft in drafts if draft.next == "image"], progress, max_batch)
     return [Answer(tuple(draft.pieces), draft.is_finished) for draft in drafts]
 
 
-def _begin(model: "LoadedModel", request: AnswerRequest, shared: SampleConfig) -> _Draft:
+def _begin(
+    model: "LoadedModel", index: int, request: AnswerRequest, shared: SampleConfig
+) -> _Draft:
     """A request checked, nothing written yet."""
     settings, config = request.settings or shared, model.config
-    if settings.grammar != "exact":
-        raise ValueError(
-            f"grammar {settings.grammar!r}: answers are written by 'exact' only; `generate` knows the other"
-        )
+    _check_drawing(settings, request.seed, config.image_layout)
     if request.max_tokens is not None and request.max_tokens < 1:
         raise ValueError(f"max_tokens {request.max_tokens}: want at least 1")
     if request.num_images < 1:
@@ -147,8 +151,24 @@ def _begin(model: "LoadedModel", request: AnswerRequest, shared: SampleConfig) -
                 "ones".format(request.num_images, *request.size, needed, room)
             )
     elif request.size is not None:
-        check_room(*request.size, len(request.context), config, "conversation")
-    return _Draft(request, settings, room, "image" if request.want == "image" else "text")
+        # Whether one fits the rest of the room is seen when the model begins one; text needs none.
+        check_room(*request.size, 0, config, "empty conversation")
+    first: Kind = "image" if request.want == "image" else "text"
+    return _Draft(index, request, settings, room, first)
+
+
+def _check_drawing(settings: SampleConfig, seed: int, image_layout: str) -> None:
+    """ValueError of one line for what no answer is drawn from."""
+    if settings.grammar != "exact":
+        raise ValueError(
+            f"grammar {settings.grammar!r}: answers are written by 'exact' only; `generate` knows the other"
+        )
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed {seed}: want 0 to {MAX_SEED}")
+    pick(DECODERS, settings.decoder, "decoder")
+    pick(DRAFTS, settings.drafts, "draft")
+    if settings.decoder == "staggered" and image_layout == "chameleon":
+        raise ValueError("decoder 'staggered': needs line ends, Chameleon's layout has none")
 
 
 def _write(model: "LoadedModel", drafts: Sequence[_Draft], max_batch: int | None) -> None:
@@ -182,11 +202,24 @@ def _paint(
     max_batch: int | None,
 ) -> None:
     """Let every draft go on with an image."""
+    if not drafts:
+        return
     requests = [
-        Request(draft.context, *size, seed=draft.image_seed, settings=draft.settings)
-        for draft, size in zip(drafts, _draw_sizes(model, drafts), strict=True)
+        Request(
+            draft.context,
+            *size,
+            seed=draft.image_seed,
+            settings=draft.settings,
+            padded_to=_final_length(model, draft),
+        )
+        for draft, size in zip(drafts, _draw_sizes(model, drafts, max_batch), strict=True)
     ]
-    drawn = generate(model, requests, progress=progress, max_batch=max_batch) if requests else []
+
+    def tell(row: DrawnRow) -> None:
+        if progress is not None:
+            progress(row._replace(requests=tuple(drafts[i].index for i in row.requests)))
+
+    drawn = generate(model, requests, progress=tell, max_batch=max_batch)
     for draft, result in zip(drafts, drawn, strict=True):
         draft.pieces.append(Piece("image", result.ids))
         if draft.request.want == "image":
@@ -196,7 +229,17 @@ def _paint(
             draft.next = "text" if draft.room_left > 0 else None
 
 
-def _draw_sizes(model: "LoadedModel", drafts: Sequence[_Draft]) -> list[Size]:
+def _final_length(model: "LoadedModel", draft: _Draft) -> int:
+    """How many tokens context and answer will have when all images are there; 0 where the model chooses them."""
+    request = draft.request
+    if request.want != "image" or request.size is None:
+        return 0
+    return len(request.context) + request.num_images * _count(model, request.size)
+
+
+def _draw_sizes(
+    model: "LoadedModel", drafts: Sequence[_Draft], max_batch: int | None
+) -> list[Size]:
     """The size of each draft's next image: the asked one, or height, then width, as the model draws them.
 
     Both are drawn as codes are, with the image's top-k, but without guidance, as in the original.
@@ -220,7 +263,7 @@ def _draw_sizes(model: "LoadedModel", drafts: Sequence[_Draft]) -> list[Size]:
                     allowed=np.array([vocab.size_id(count) for count in units]),
                 )
             )
-        for row, ids in zip(open_rows, draw_texts(model, jobs), strict=True):
+        for row, ids in zip(open_rows, draw_texts(model, jobs, max_batch=max_batch), strict=True):
             side_px = (int(ids[0]) - vocab.first_size_id) * unit_px
             left[row] = [size for size in left[row] if size[axis] == side_px]
         if axis == 1:

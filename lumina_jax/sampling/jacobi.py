@@ -151,7 +151,7 @@ def decode(network: Network, jobs: Sequence[Job], limit: int, accept: Accept) ->
 
 def sizes_of(jobs: Sequence[Job], rule: Rule) -> Sizes:
     """The smallest padded sizes that take all of these jobs."""
-    longest = max(len(context) for job in jobs for context in job.contexts)
+    longest = max(job.num_context_tokens for job in jobs)
     num_tokens = max(len(job.plan.sentence) for job in jobs)
     # Given codes at the beginning are part of the context and of the sentence.
     return padded_sizes(longest, num_tokens, rule, max(job.num_tokens for job in jobs))

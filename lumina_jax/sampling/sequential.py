@@ -189,7 +189,7 @@ def draw_run(
 
 
 def _shared_shape(jobs: Sequence[Job]) -> Shape:
-    longest = max(len(context) for job in jobs for context in job.contexts) - WINDOW
+    longest = max(job.num_context_tokens for job in jobs) - WINDOW
     prefill_length = padded_length(longest)
     total = max(job.num_tokens for job in jobs)
     return Shape(round_up(max(total, prefill_length), SLOT_BUCKET), prefill_length)

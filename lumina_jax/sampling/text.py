@@ -2,10 +2,11 @@
 
 Only text ids and the separator can be drawn, and the start of an image where the caller asks for it. Noise is tied to
 (seed, place of the token in the answer), so a row draws the same alone and in a batch. Text is drawn without guidance,
-as in the original.
+as in the original. Caches hold a stretch of the answer; the next stretch is twice as long and begins by reading all
+before it: a short answer never pays for the longest that might have been.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,11 +24,14 @@ from lumina_jax.sampling.generate import batch_limit
 from lumina_jax.sampling.policy import MAX_SEED, Policy, draw, make_policy
 from lumina_jax.sampling.sequential import Shape, inference_config, padded_length, read_contexts
 from lumina_jax.sharding import Layout, place_rows
+from lumina_jax.unirep.vocab import Vocab
 
 if TYPE_CHECKING:
     from lumina_jax.checkpoint import LoadedModel
 
 RUN_TOKENS = 64  # most tokens of a dispatch, which ends sooner once all rows are finished
+
+FIRST_TOKENS = 256  # of the first stretch
 
 TextProgress = Callable[[int], object]  # called with the number of rows that have just finished
 
@@ -128,18 +132,62 @@ def draw_texts(
     for job in jobs:
         if not 0 <= job.seed <= MAX_SEED:
             raise ValueError(f"seed {job.seed}: want 0 to {MAX_SEED}")
+    drawn: list[list[np.ndarray]] = [[] for _ in jobs]
+    left, stretch = dict(enumerate(jobs)), FIRST_TOKENS
+    while left:
+        for index, ids, job in _draw_stretch(model, left, stretch, max_batch, progress):
+            drawn[index].append(ids)
+            if job is None:
+                del left[index]
+            else:
+                left[index] = job
+        stretch *= 2
+    return [np.concatenate(parts) for parts in drawn]
+
+
+def _draw_stretch(
+    model: "LoadedModel",
+    jobs: Mapping[int, TextJob],
+    stretch: int,
+    max_batch: int | None,
+    progress: TextProgress | None,
+) -> list[tuple[int, np.ndarray, TextJob | None]]:
+    """Up to `stretch` tokens of every job, batch after batch: its index, what it drew, what is left of it."""
     config, vocab = inference_config(model.config.transformer), model.tokenizer.vocab
     codes = (vocab.first_code_id, vocab.num_codes)
     network = Network(model.params["transformer"], config, codes, model.layout)
-    prefill_length = padded_length(max(len(job.context) for job in jobs) - 1)
-    total = max(len(job.context) + job.limit for job in jobs)
+    parts = {i: replace(job, limit=min(job.limit, stretch)) for i, job in jobs.items()}
+    prefill_length = padded_length(max(len(job.context) for job in parts.values()) - 1)
+    total = max(len(job.context) + job.limit for job in parts.values())
     shape = Shape(round_up(max(total, prefill_length), SLOT_BUCKET), prefill_length)
     limit = max_batch or batch_limit(config, shape.num_slots, 1, model.layout)
-    results: list[np.ndarray] = []
-    for first in range(0, len(jobs), limit):
-        members = jobs[first : first + limit]
-        results += _draw_batch(network, members, shape, _text_mask(model), model, progress)
+    results = []
+    for first in range(0, len(parts), limit):
+        indices = list(parts)[first : first + limit]
+        members = [parts[index] for index in indices]
+        drawn = _draw_batch(network, members, shape, _text_mask(model), model)
+        found = [
+            (index, ids, _after(jobs[index], ids, vocab))
+            for index, ids in zip(indices, drawn, strict=True)
+        ]
+        num_ended = sum(job is None for _, _, job in found)
+        if progress is not None and num_ended:
+            progress(num_ended)
+        results += found
     return results
+
+
+def _after(job: TextJob, ids: np.ndarray, vocab: Vocab) -> TextJob | None:
+    """What is left of a job when some of it is drawn."""
+    if len(ids) == job.limit or int(ids[-1]) in (vocab.sep_id, vocab.image_start_id):
+        return None
+    return replace(
+        job,
+        context=np.concatenate([job.context, ids]).astype(np.int32),
+        limit=job.limit - len(ids),
+        first_index=job.first_index + len(ids),
+        num_starts=job.num_starts - len(ids),
+    )
 
 
 def _draw_batch(
@@ -148,7 +196,6 @@ def _draw_batch(
     shape: Shape,
     text: np.ndarray,
     model: "LoadedModel",
-    progress: TextProgress | None,
 ) -> list[np.ndarray]:
     """One batch, dispatch after dispatch until every row is finished."""
     filled = [*jobs, *[jobs[0]] * (padded_count(len(jobs), network.layout) - len(jobs))]
@@ -167,14 +214,10 @@ def _draw_batch(
     cache, _ = read_contexts(network, [job.context for job in filled], shape, 1)
     last = jnp.array([job.context[-1] for job in filled], jnp.int32)
     rows = Rows(last, jnp.zeros(len(filled), jnp.int32), jnp.zeros(len(filled), bool))
-    runs, finished = [], 0
-    while finished < len(jobs):
+    runs = []
+    while not np.asarray(rows.is_done)[: len(jobs)].all():
         cache, rows, drawn = write_run(network.params, cache, rows, rules, policy, program)
         runs.append(np.asarray(drawn))
-        now_finished = int(np.asarray(rows.is_done)[: len(jobs)].sum())
-        if progress is not None and now_finished > finished:
-            progress(now_finished - finished)
-        finished = now_finished
     tokens, counts = np.concatenate(runs, axis=1), np.asarray(rows.count)
     return [tokens[row, : counts[row]].astype(np.int32) for row in range(len(jobs))]
 
@@ -217,9 +260,10 @@ def write_run(
 
 
 def _text_mask(model: "LoadedModel") -> np.ndarray:
-    """Bool[V]: text ids and the separator."""
+    """Bool[V]: ids of text that stand for some, and the separator."""
     vocab, ids = model.tokenizer.vocab, np.arange(model.config.transformer.vocab_size)
-    return vocab.is_text(ids) | (ids == vocab.sep_id)
+    spoken = vocab.is_text(ids) & ~np.isin(ids, vocab.unspoken_ids)
+    return spoken | (ids == vocab.sep_id)
 
 
 def _mask(job: TextJob, text: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ from typing import Literal
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 from lumina_jax.unirep.text import ReleasedTokenizer, TextTokenizer
 
+VIEW_SIZE = (384, 384)  # px: of every view of the paper
+
 
 @dataclass(frozen=True)
 class Task:
@@ -91,7 +93,7 @@ TASKS = {
     "question": Task("{question} <|image|>", answer="text"),
     "edit": Task("{instruction} <|image|>"),
     "next_edit": Task("{instruction}"),
-    "chat": Task("{message}", answer="text"),
+    "chat": Task("{message}", answer="text", image_top_k=2000),  # the freeform demo's
 }
 
 

@@ -1,5 +1,6 @@
 """Which id means what, derived from the names in a tokenizer file (Chameleon's names, Lumina-mGPT's use of them)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ LINE_END_NAME = "<reserved08799>"
 FIRST_SIZE_NUMBER = 8800
 
 _LETTERS = "ABCDEFGHIJ"
+_UNSPOKEN = re.compile(r"<unk>|<reserved\d+>|<sentinel:\d+>")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Vocab:
     num_codes: int
     first_size_id: int  # the size token of n grid units is first_size_id + n
     num_sizes: int  # size tokens for n = 0 … num_sizes-1
+    # every id, of those above or not, whose name stands for no text: the unknown, reserved ones, sentinels
+    unspoken_ids: tuple[int, ...] = ()
 
     @classmethod
     def from_names(cls, names: Mapping[str, int], size: int | None = None) -> "Vocab":
@@ -70,6 +74,7 @@ class Vocab:
             num_codes=_run_length(names, code_name, "image code"),
             first_size_id=names[size_name(0)],
             num_sizes=_run_length(names, size_name, "size token"),
+            unspoken_ids=tuple(sorted(i for n, i in names.items() if _UNSPOKEN.fullmatch(n))),
         )
 
     def code_id(self, code: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from lumina_jax.config import SampleConfig
 from lumina_jax.model.chameleon import hidden_states
+from lumina_jax.sampling import interleaved, sequential
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import generate
 from lumina_jax.sampling.grammar import possible_sizes
@@ -129,9 +130,47 @@ def test_answer_of_a_batch_equals_the_same_alone(eager, context) -> None:
         ({"size": (256, 256)}, "needs .* tokens"),
         ({"max_tokens": 0}, "max_tokens 0"),
         ({"settings": SampleConfig(grammar="original")}, "written by 'exact' only"),
+        ({"seed": -1, "want": "text"}, "seed -1: want 0 to"),
+        ({"settings": SampleConfig(decoder="jacoby")}, "did you mean 'jacobi'"),
+        ({"settings": SampleConfig(drafts="abov")}, "did you mean 'above'"),
+        ({"want": "text", "size": (33, 32)}, "multiples of 16"),
     ],
 )
-def test_wrong_requests_are_one_clear_line(small_lumina, context, options, message) -> None:
+def test_wrong_requests_are_one_clear_line_before_anything_is_drawn(
+    small_lumina, context, options, message, monkeypatch
+) -> None:
+    drawn = []
+    for name in ("draw_texts", "generate"):
+        monkeypatch.setattr(interleaved, name, lambda *given, **named: drawn.append(given))
     with pytest.raises(ValueError, match=message) as caught:
-        write_answers(small_lumina.loaded, [AnswerRequest(context, **options)])
+        write_answers(
+            small_lumina.loaded, [AnswerRequest(context), AnswerRequest(context, **options)]
+        )
+    assert not drawn
     assert "\n" not in str(caught.value)
+
+
+def test_text_needs_no_room_for_an_image_of_the_asked_size(small_lumina, context) -> None:
+    """A free answer whose images do not fit is text."""
+    long = np.tile(context, 300 // len(context))  # 140 tokens more do not fit into 400
+    both = [AnswerRequest(long, want, (128, 64), max_tokens=5) for want in ("text", None)]
+    text, free = write_answers(small_lumina.loaded, both, replace(SETTINGS, text_top_k=1))
+    assert not free.images and text.ids.tolist() == free.ids.tolist()
+
+
+def test_images_of_an_answer_share_one_shape_and_tell_their_request(
+    small_lumina, context, monkeypatch
+) -> None:
+    """So the decoder is compiled once: its program depends on this shape and the batch."""
+    find, shapes, told = sequential._shared_shape, [], []
+    monkeypatch.setattr(
+        sequential, "_shared_shape", lambda jobs: shapes.append(find(jobs)) or shapes[-1]
+    )
+    requests = [
+        AnswerRequest(context, "text", max_tokens=1),
+        AnswerRequest(context, "image", (80, 64), num_images=2, settings=SETTINGS),
+    ]
+    _, answer = write_answers(small_lumina.loaded, requests, progress=told.append)
+    assert len(context) + len(answer.images[0]) <= 128 < len(answer.ids)  # buckets of slots
+    assert shapes[0] == shapes[1] and shapes[0].num_slots == 256
+    assert {row.requests for row in told} == {(1,)} and len(told) == 2 * 8

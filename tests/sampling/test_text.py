@@ -1,5 +1,6 @@
 """Texts after contexts: what may be drawn, when a row ends, and that neighbours change nothing."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from lumina_jax.config import SampleConfig
-from lumina_jax.sampling.text import RUN_TOKENS, TextJob, draw_texts, write_texts
+from lumina_jax.sampling.text import RUN_TOKENS, TextJob, _text_mask, draw_texts, write_texts
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.image_tokens import image_sentence
 
@@ -80,6 +81,44 @@ def test_limits_of_batches_change_nothing(small_lumina, contexts) -> None:
     jobs = [TextJob(context, SETTINGS, 1, 5) for context in contexts]
     halves, whole = draw_texts(model, jobs, max_batch=2), draw_texts(model, jobs)
     assert [ids.tolist() for ids in halves] == [ids.tolist() for ids in whole]
+
+
+def test_stretches_of_any_length_change_nothing(small_lumina, contexts, monkeypatch) -> None:
+    model, told = small_lumina.loaded, []
+    whole = write_texts(model, contexts, SETTINGS, [3, 4, 5], max_tokens=40)
+    assert max(map(len, whole)) > 16
+    monkeypatch.setattr("lumina_jax.sampling.text.FIRST_TOKENS", 8)
+    parted = write_texts(model, contexts, SETTINGS, [3, 4, 5], max_tokens=40, progress=told.append)
+    assert [ids.tolist() for ids in parted] == [ids.tolist() for ids in whole]
+    assert sum(told) == len(contexts)
+
+
+def test_short_text_of_a_long_model_takes_a_short_cache(
+    small_lumina, contexts, monkeypatch
+) -> None:
+    model, slots = small_lumina.loaded, []
+
+    def spy(network, rows, shape, num_left):
+        slots.append(shape.num_slots)
+        raise StopIteration
+
+    monkeypatch.setattr("lumina_jax.sampling.text.read_contexts", spy)
+    with pytest.raises(StopIteration):
+        write_texts(model._replace(config=replace(model.config, max_tokens=10_240)), contexts)
+    assert slots == [384]
+
+
+def test_nothing_unspoken_is_ever_text(small_lumina, golden_tokenizer) -> None:
+    model = small_lumina.loaded
+    transformer = replace(model.config.transformer, vocab_size=golden_tokenizer.vocab.size)
+    released = model._replace(
+        tokenizer=golden_tokenizer, config=replace(model.config, transformer=transformer)
+    )
+    for each, names in ((released, golden_tokenizer.names), (model, {"<unk>": 3})):
+        mask = _text_mask(each)
+        odd = [i for name, i in names.items() if re.match("<unk>|<reserved|<sentinel", name)]
+        assert [i for i in odd if mask[i]] == [each.tokenizer.vocab.sep_id] * (len(odd) > 1)
+        assert mask[each.tokenizer.encode("a red star")].all()
 
 
 def test_text_ends_where_the_sequence_does(small_lumina, contexts) -> None:

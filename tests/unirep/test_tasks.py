@@ -103,11 +103,37 @@ def test_prompts_equal_the_published(name, prompt):
     assert filled(name) == prompt
 
 
+# (temperature, guidance, image_top_k, text_top_k): of the paper's appendix F for what paints from words alone, of
+# demo_image2image for what shows the model a picture, of demo_freeform for chats.
+PAPER, IMAGE_TO_IMAGE, FREEFORM = (1.0, 4.0, 2000, 5), (1.0, 1.0, 200, 5), (1.0, 1.0, 2000, 5)
+PUBLISHED = {
+    "text_to_image": PAPER,
+    "text_to_image_any_size": PAPER,
+    "multi_view": PAPER,
+    "image_condition": IMAGE_TO_IMAGE,
+    "segmentation": IMAGE_TO_IMAGE,
+    "depth": IMAGE_TO_IMAGE,
+    "normals": IMAGE_TO_IMAGE,
+    "pose": IMAGE_TO_IMAGE,
+    "detection": IMAGE_TO_IMAGE,
+    "describe": IMAGE_TO_IMAGE,
+    "question": IMAGE_TO_IMAGE,
+    "edit": IMAGE_TO_IMAGE,
+    "next_edit": IMAGE_TO_IMAGE,
+    "chat": FREEFORM,
+}
+
+
 def test_settings_equal_the_published():
-    painting, mapping = TASKS["text_to_image"], TASKS["depth"]
-    assert (painting.guidance, painting.image_top_k, painting.answer) == (4.0, 2000, "image")
-    assert (mapping.guidance, mapping.image_top_k, mapping.num_images) == (1.0, 200, 1)
+    found = {
+        name: (row.temperature, row.guidance, row.image_top_k, row.text_top_k)
+        for name, row in TASKS.items()
+    }
+    assert found == PUBLISHED
     assert {n for n, t in TASKS.items() if t.answer == "text"} == {"describe", "question", "chat"}
+    assert {n: t.num_answer_images for n, t in TASKS.items() if t.num_answer_images > 1} == {
+        "multi_view": 16
+    }
 
 
 def test_missing_unknown_and_empty_values_are_refused():
