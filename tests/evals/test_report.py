@@ -13,7 +13,7 @@ from lumina_jax.evals.__main__ import Options, check, main, score_protocol
 from lumina_jax.evals.answering import Answer, _encoded, settings_of
 from lumina_jax.evals.curves.figure import figure_png, places, table
 from lumina_jax.evals.pages import page
-from lumina_jax.evals.protocol import EXAMPLES, examples
+from lumina_jax.evals.protocol import EXAMPLES, KINDS, examples
 from lumina_jax.evals.report import chosen_tasks
 from lumina_jax.unirep.image_tokens import parse_image
 
@@ -37,7 +37,7 @@ def test_command_scores_every_task(tiny_model, small, tmp_path):
     assert {"protocol", "scenes_seed", "checkpoint", "machine", "commit", "num"} <= set(report)
     for task, found in report["tasks"].items():
         assert {"scores", "chance", "ceiling", "settings", "seeds", "results"} == set(found), task
-        assert len(found["results"]) == (12 if task == "text_to_image" else 2)
+        assert len(found["results"]) == 2 * KINDS.get(task, 1)
         assert all("score" in row and row["said"] for row in found["results"])
         assert (pages / f"{task}.png").is_file()
     assert len(report["tasks"]["chat"]["settings"]) == 3
@@ -94,10 +94,10 @@ def test_command_ends_with_one_line(monkeypatch, capsys):
 
 
 def test_a_page_shows_every_kind_first():
-    found = examples("edit", 12)
+    found = examples("edit", 2)
     given = [Answer(tuple(turn.answer for turn in example.turns)) for example in found]
     sheet = page("edit", found, given, [1.0] * 12)
-    words = examples("question", 2)
+    words = examples("question", 1)[:2]
     texts = page("question", words, [Answer(("",)), Answer(("no " * 60,))], [0.0, 0.5])
     assert sheet.height > 8 * 2 * 96 and texts.width > 500
     assert np.asarray(sheet).std() > 10
