@@ -45,7 +45,7 @@ FORMS = {  # answers wanted of a kind of question, in turn: "yes", "no", or by n
 
 
 def examples(task: str, num: int = NUM_EXAMPLES) -> list[Example]:
-    """The first examples of a task, `num` of each of its KINDS: a pure function of its arguments, the beginning of more.
+    """The first examples of a task, `num` of each of its KINDS: a pure function, and the beginning of more.
 
     Kinds come in turn. Raises ValueError for an unknown task and for none.
     """
@@ -77,8 +77,19 @@ def _first(make: Callable[[], Example | None], task: str, index: int) -> Example
     raise ValueError(f"example {index} of {task}: no scene for it among {ATTEMPTS}")
 
 
-def _painted(task: str, index: int, prompt: Prompt) -> Example:
+def prompt_in_turn(index: int) -> Prompt:
+    """The next prompt of the next category; at the next size, or where its sentence comes again at one it had not."""
+    turn, place = divmod(index, len(CATEGORIES))
+    num = (turn // NUM_EXAMPLES + 1) * NUM_EXAMPLES  # few lists, however many prompts
+    prompts = prompts_of(num)[place * num :][: turn + 1]
+    same = [at for at, prompt in enumerate(prompts) if prompt.text == prompts[turn].text]
+    width_px, height_px = size_of(same[0] * len(CATEGORIES) + place + len(same) - 1)
+    return replace(prompts[turn], width_px=width_px, height_px=height_px)
+
+
+def _categories_in_turn(task: str, index: int) -> Example:
     """A prompt of the six categories, with one of the scenes that it describes."""
+    prompt = prompt_in_turn(index)
     size = prompt.width_px, prompt.height_px
     scene = scene_of_prompt(prompt, example_rng(task, index))
     values = {"width": size[0], "height": size[1], "caption": prompt.text}
@@ -86,15 +97,6 @@ def _painted(task: str, index: int, prompt: Prompt) -> Example:
     turn = Turn(task, said, (), (render(scene, *size),))
     truth = Truth(scene, size, kind=prompt.category, caption=prompt.text)
     return Example(index, (turn,), truth, prompt)
-
-
-def _categories_in_turn(task: str, index: int) -> Example:
-    """The next prompt of the next category, at the next size."""
-    turn, place = divmod(index, len(CATEGORIES))
-    num = (turn // NUM_EXAMPLES + 1) * NUM_EXAMPLES  # few lists, however many prompts
-    prompt = prompts_of(num)[place * num + turn]
-    width_px, height_px = size_of(index)
-    return _painted(task, index, replace(prompt, width_px=width_px, height_px=height_px))
 
 
 def _views(task: str, index: int) -> Example:

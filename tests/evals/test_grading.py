@@ -11,6 +11,7 @@ from lumina_jax.evals.grading import (
     chance,
     evaluator_of,
     grade,
+    most_frequent,
     others_answers,
     plain,
     score,
@@ -69,6 +70,23 @@ def test_one_alone_has_no_chance_level():
     found = of("depth", 2)  # of two sizes
     assert others_answers(found, lambda example: example.truth.size, 1) == [[None, None]]
     assert chance(found) == {"other": None}
+
+
+def test_a_random_pose_where_the_figure_is_scores_most_joints(one_size):
+    level = chance(of("pose", 6))["another_pose"]
+    assert level is not None and level["score"] > 0.6 and level["limbs"]["score"] < 0.6
+
+
+def test_the_most_frequent_answer_of_a_kind_is_a_level(one_size):
+    found = of("question", 56)
+    given = most_frequent(found)
+    for kind in {example.kind for example in found}:
+        answers = [e.true_answer for e in found if e.kind == kind]
+        assert {g for e, g in zip(found, given, strict=True) if e.kind == kind} == {
+            max(answers, key=answers.count)
+        }
+    level = chance(found)["constant"]
+    assert level is not None and level["kinds"]["existence"]["score"] == 0.5
 
 
 def test_an_unchanged_picture_is_no_edit(one_size):

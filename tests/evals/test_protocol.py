@@ -101,10 +101,12 @@ def test_painted_prompts_are_those_of_the_categories():
         assert example.truth.size == (example.prompt.width_px, example.prompt.height_px)
 
 
-def test_many_prompts_go_on_where_fewer_end(monkeypatch):
-    few = of("text_to_image", 18)
-    monkeypatch.setattr(protocol, "NUM_EXAMPLES", 2)  # of a list of prompts: three are two lists
-    assert [example.prompt for example in of("text_to_image", 18)] == [e.prompt for e in few]
+def test_no_sentence_comes_twice_at_one_size(monkeypatch):
+    found = [protocol.prompt_in_turn(index) for index in range(600)]
+    asked = {(prompt.text, prompt.width_px, prompt.height_px) for prompt in found}
+    assert len(asked) == 600 > len({prompt.text for prompt in found})
+    monkeypatch.setattr(protocol, "NUM_EXAMPLES", 70)  # prompts of a category in one list
+    assert [protocol.prompt_in_turn(index) for index in range(0, 600, 20)] == found[::20]
 
 
 def test_sizes_come_in_turn():
