@@ -21,6 +21,13 @@ from lumina_jax.evals.reconstruction import vqgan_round_trip
 from lumina_jax.evals.scores import commit
 from lumina_jax.lumina import Lumina
 
+TOLD_BESIDE = (  # numbers of a summary without which its main one could mislead
+    "preserved",
+    "all_right",
+    "limbs",
+    "with_colour",
+)
+
 
 def chosen_tasks(names: Sequence[str]) -> list[str]:
     """The tasks that names stand for, "all" for every one, in the protocol's order; ValueError for an unknown one."""
@@ -85,13 +92,18 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def line(task: str, found: Mapping[str, Any]) -> str:
-    """A task's scores as a line of text: the main number, its interval, chance and ceiling."""
+    """A task's scores as a line of text: the main number, its interval, TOLD_BESIDE, chance and ceiling."""
     row = found["scores"]
     interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+    inner = [f"{name} {row[name]['score']:.3f}" for name in TOLD_BESIDE if name in row]
     beside = {**found.get("chance", {}), "ceiling": found.get("ceiling")}
     told = [f"{name} {level['score']:.3f}" for name, level in beside.items() if level is not None]
     return "; ".join(
-        [f"{task:24} {row['score']:7.3f}  {interval:18} {row['n']:4} x {row['metric']}", *told]
+        [
+            f"{task:24} {row['score']:7.3f}  {interval:18} {row['n']:4} x {row['metric']}",
+            *inner,
+            *told,
+        ]
     )
 
 
@@ -110,12 +122,12 @@ def _task_report(
         "settings": {task: config_to_dict(settings) for task, settings in drawn_by.items()},
         "seeds": [examples[0].seed, examples[-1].seed],
         "results": [
-            _example_report(*each) for each in zip(examples, given, graded.results, strict=True)
+            example_report(*each) for each in zip(examples, given, graded.results, strict=True)
         ],
     }
 
 
-def _example_report(example: Example, answer: Answer, result: Any) -> dict[str, Any]:
+def example_report(example: Example, answer: Answer, result: Any) -> dict[str, Any]:
     """One example: what was said, the answers and truths in words, and its scores."""
     words = {"answer": answer.last, "truth": example.true_answer}
     return {

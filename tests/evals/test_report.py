@@ -12,9 +12,10 @@ from lumina_jax.evals import painted, prompts, protocol
 from lumina_jax.evals.__main__ import Options, check, main, score_protocol
 from lumina_jax.evals.answering import Answer, _encoded, settings_of
 from lumina_jax.evals.curves.figure import figure_png, places, table
+from lumina_jax.evals.grading import grade, score
 from lumina_jax.evals.pages import page
 from lumina_jax.evals.protocol import EXAMPLES, KINDS, examples
-from lumina_jax.evals.report import chosen_tasks
+from lumina_jax.evals.report import chosen_tasks, example_report, line
 from lumina_jax.unirep.image_tokens import parse_image
 
 
@@ -61,6 +62,21 @@ def test_images_are_encoded_in_order_at_their_own_size(small_lumina):
     assert [each.shape for each in codes] == [(2, 4), (4, 2), (2, 4)]
     for picture, each in zip(pictures, codes, strict=True):
         assert np.array_equal(small_lumina._codes(picture), each)
+
+
+def test_the_words_of_a_model_are_kept_beside_what_is_read_in_them():
+    (example,) = examples("question", 1)[:1]
+    row = example_report(example, Answer((" The Answer: 3! ",)), score(example, "The 3!"))
+    assert row["answer"] == " The Answer: 3! " and row["truth"] == example.true_answer
+    assert (row["found"], row["score"]) == ("three", example.true_answer == "three")
+    assert row["wanted"] == example.true_answer
+
+
+def test_the_line_of_an_edit_tells_what_was_kept():
+    found = examples("edit", 1)
+    summary = grade(found, [example.true_answer for example in found]).summary
+    told = line("edit", {"scores": summary})
+    assert "edit success; preserved 1.000; all_right 1.000" in told
 
 
 def test_tasks_are_chosen_by_name():
