@@ -11,6 +11,7 @@ python -m lumina_jax.evals runs/vqgan/model --vqgan
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ class Options:
     temperature: float | None = None
     image_top_k: int | None = None
     text_top_k: int | None = None  # of answers in words; 1 is greedy
-    # tasks of the protocol, rows of unirep.tasks.TASKS, or "all"; without them the six categories alone
+    # tasks of the protocol, rows of unirep.tasks.TASKS or "reconstruction", or "all"; without them the six
+    # categories alone
     tasks: tuple[str, ...] = ()
-    num: int = 100  # with --tasks: examples of each; of text_to_image, in each category
+    num: int = 100  # with --tasks: examples of each, where it has kinds of each kind
     pictures: Path | None = None  # with --tasks: a folder for a page of pictures of each
     prompts_per_category: int = 100  # six categories; prompt i is painted once, with seed i
     seed: int = 0  # of the choice of prompts
@@ -43,7 +45,8 @@ class Options:
     # another model to paint the same prompts with, seed by seed, and to tell the loss against
     against_checkpoint: str | None = None
     choose_guidance: bool = False  # first find the best guidance, on other prompts
-    out: Path | None = None  # a JSON file with the scores and every judgement
+    # a JSON file with the scores and every judgement; with --tasks a run that was cut off goes on with what is there
+    out: Path | None = None
     vqgan: bool = False  # score the VQGAN alone: PSNR, and what the detector reads
     num_images: int = 300  # with --vqgan
 
@@ -68,15 +71,15 @@ def check(options: Options) -> None:
     of_categories = ("prompts_per_category", "seed", "reserved", "choose_guidance")
     of_categories += ("against", "against_checkpoint")
     unread = {
-        "--vqgan": ("tasks", "num", "pictures", *of_categories) if options.vqgan else (),
-        "--tasks": of_categories if options.tasks else (),
-        "the six categories": () if options.tasks else ("num", "pictures"),
+        "--vqgan": ("tasks", "num", "pictures", "precision", *SETTINGS, *of_categories),
+        "--tasks": ("num_images", *of_categories),
+        "the six categories": ("num", "pictures", "text_top_k", "num_images"),
     }
-    for what, names in unread.items():
-        for name in names:
-            if getattr(options, name) != getattr(default, name):
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} has no meaning for {what}: leave one of them out")
+    what = "--vqgan" if options.vqgan else "--tasks" if options.tasks else "the six categories"
+    for name in unread[what]:
+        if getattr(options, name) != getattr(default, name):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} has no meaning for {what}: leave one of them out")
     if options.against is not None and options.against_checkpoint is not None:
         raise ValueError("--against and --against-checkpoint: want one comparison at a time")
     if options.out is not None:
@@ -88,16 +91,22 @@ def check(options: Options) -> None:
 def score_protocol(options: Options) -> None:
     """Answer and score the tasks' examples."""
     from lumina_jax.evals.kept import load_scored
-    from lumina_jax.evals.report import chosen_tasks, score_tasks, write_report
+    from lumina_jax.evals.report import chosen_tasks, read_report, score_tasks, write_report
 
-    tasks = chosen_tasks(options.tasks)
+    tasks, out = chosen_tasks(options.tasks), options.out
+    earlier = read_report(out)
     model = load_scored(options.checkpoint, options.precision)
-    report = score_tasks(
-        model, tasks, options.num, pictures=options.pictures, **_named_settings(options)
+    score_tasks(
+        model,
+        tasks,
+        options.num,
+        pictures=options.pictures,
+        earlier=earlier,
+        save=None if out is None else partial(write_report, out),
+        **_named_settings(options),
     )
-    if options.out is not None:
-        write_report(options.out, report)
-        print(options.out)
+    if out is not None:
+        print(out)
 
 
 def score_model(options: Options) -> None:
@@ -112,7 +121,6 @@ def score_model(options: Options) -> None:
         given["guidance"], tried = scores.choose_guidance(model)
         listed = ", ".join(f"{value:g}: {score:.3f}" for value, score in tried.items())
         print(f"guidance {given['guidance']:g} of {listed}")
-    given.pop("text_top_k", None)
     prompts = eval_prompts(options.prompts_per_category, options.seed, reserved=options.reserved)
     outcomes = scores.run(model, prompts, **given)
     paired = _compare(options, outcomes, given)
@@ -161,13 +169,14 @@ def score_vqgan(options: Options) -> None:
     """Encode and decode held-out pictures."""
     from lumina_jax.checkpoint import digest, load_model, write_json
     from lumina_jax.evals import reconstruction
+    from lumina_jax.evals.report import run_heading
 
     model = load_model(options.checkpoint, parts=("vqgan",))
     round_trip = reconstruction.vqgan_round_trip(model.params["vqgan"], model.config.vqgan)
     found = reconstruction.reconstruction_scores(round_trip, options.num_images)
     print(reconstruction.table(found))
     if options.out is not None:
-        write_json(options.out, {**found, "checkpoint": digest(options.checkpoint)})
+        write_json(options.out, {**run_heading(digest(options.checkpoint)), **found})
         print(options.out)
 
 

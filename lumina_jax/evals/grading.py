@@ -1,5 +1,6 @@
 """Answers to the protocol's examples, scored: a model's, those of chance, the truth after the VQGAN's round trip."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, NamedTuple
@@ -7,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lumina_jax.data.scenes.detector import detect
+from lumina_jax.data.scenes.maps import pose
 from lumina_jax.data.scenes.render import render
 from lumina_jax.dims import pick
 from lumina_jax.evals import scores
 from lumina_jax.evals.example import Example, Images
 from lumina_jax.evals.reconstruction import Reconstruct
 from lumina_jax.evals.tasks.common import Evaluator, Summary
+from lumina_jax.evals.tasks.keypoints import another_pose
 from lumina_jax.evals.tasks.table import EVALUATORS
 from lumina_jax.unirep.tasks import TASKS
 
@@ -85,16 +88,30 @@ def chance(examples: Sequence[Example]) -> dict[str, Summary | None]:
     """What the true answers of other examples of the task would score, by whose they are.
 
     "other": of any other example; pictures of the same size alone, once each. Words are drawn WORD_DRAWS times, from
-    examples of all kinds and as "same_kind" of the same kind. "unchanged", of edits: the picture as it was.
+    examples of all kinds and as "same_kind" of the same kind; "constant": the most frequent answer of the kind.
+    "unchanged", of edits: the picture as it was. "another_pose": a random one where the figure is.
     """
     if isinstance(examples[0].true_answer, str):
         draws = {"other": lambda e: "", "same_kind": lambda e: e.kind}
-        return {name: _of_others(examples, key, WORD_DRAWS) for name, key in draws.items()}
+        found = {name: _of_others(examples, key, WORD_DRAWS) for name, key in draws.items()}
+        return {**found, "constant": grade(examples, most_frequent(examples)).summary}
     found = {"other": _of_others(examples, lambda example: example.truth.size, 1)}
     if all(example.truth.before is not None for example in examples):
         before = [(render(e.truth.before, *e.truth.size),) for e in examples if e.truth.before]
         found["unchanged"] = grade(examples, before).summary
+    if examples[0].task == "pose":
+        rng = np.random.default_rng(CHANCE_SEED)
+        guesses = [(pose(another_pose(e.truth.scene, rng), *e.truth.size),) for e in examples]
+        found["another_pose"] = grade(examples, guesses).summary
     return found
+
+
+def most_frequent(examples: Sequence[Example]) -> list[str | Images]:
+    """For every example the most frequent true answer, of its kind: the best that one answer to all can do."""
+    answers: dict[str, Counter[str]] = {}
+    for example in examples:
+        answers.setdefault(example.kind, Counter())[str(example.true_answer)] += 1
+    return [answers[example.kind].most_common(1)[0][0] for example in examples]
 
 
 def ceiling(examples: Sequence[Example], round_trip: Reconstruct) -> Graded:

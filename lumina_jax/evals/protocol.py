@@ -30,6 +30,13 @@ from lumina_jax.unirep.tasks import TASKS
 
 VERSION = 1  # of the protocol: scores of different versions cannot be compared
 NUM_EXAMPLES = 100
+KINDS = {  # of examples, in turn, of tasks that are told apart by them; `num` is of each
+    "text_to_image": len(CATEGORIES),
+    "image_condition": len(MAPS),
+    "question": len(QUESTION_KINDS),
+    "edit": len(EDIT_KINDS),
+    "next_edit": len(EDIT_KINDS),
+}
 ATTEMPTS = 10_000  # scenes tried for one example
 FORMS = {  # answers wanted of a kind of question, in turn: "yes", "no", or by name
     "existence": ("yes", "no"),
@@ -38,14 +45,14 @@ FORMS = {  # answers wanted of a kind of question, in turn: "yes", "no", or by n
 
 
 def examples(task: str, num: int = NUM_EXAMPLES) -> list[Example]:
-    """The first `num` examples of a task: a pure function of its arguments, and the beginning of more.
+    """The first examples of a task, `num` of each of its KINDS: a pure function, and the beginning of more.
 
-    "text_to_image" alone has the prompts of `prompts.eval_prompts`, `num` of each category. Raises ValueError for an
-    unknown task and for none.
+    Kinds come in turn. Raises ValueError for an unknown task and for none.
     """
+    make = pick(EXAMPLES, task, "task")
     if num < 1:
         raise ValueError(f"{num} examples of {task}: want at least 1")
-    return pick(EXAMPLES, task, "task")(task, num)
+    return [make(task, index) for index in range(num * KINDS.get(task, 1))]
 
 
 def example_rng(task: str, index: int) -> np.random.Generator:
@@ -70,8 +77,19 @@ def _first(make: Callable[[], Example | None], task: str, index: int) -> Example
     raise ValueError(f"example {index} of {task}: no scene for it among {ATTEMPTS}")
 
 
-def _painted(task: str, index: int, prompt: Prompt) -> Example:
+def prompt_in_turn(index: int) -> Prompt:
+    """The next prompt of the next category; at the next size, or where its sentence comes again at one it had not."""
+    turn, place = divmod(index, len(CATEGORIES))
+    num = (turn // NUM_EXAMPLES + 1) * NUM_EXAMPLES  # few lists, however many prompts
+    prompts = prompts_of(num)[place * num :][: turn + 1]
+    same = [at for at, prompt in enumerate(prompts) if prompt.text == prompts[turn].text]
+    width_px, height_px = size_of(same[0] * len(CATEGORIES) + place + len(same) - 1)
+    return replace(prompts[turn], width_px=width_px, height_px=height_px)
+
+
+def _categories_in_turn(task: str, index: int) -> Example:
     """A prompt of the six categories, with one of the scenes that it describes."""
+    prompt = prompt_in_turn(index)
     size = prompt.width_px, prompt.height_px
     scene = scene_of_prompt(prompt, example_rng(task, index))
     values = {"width": size[0], "height": size[1], "caption": prompt.text}
@@ -79,19 +97,6 @@ def _painted(task: str, index: int, prompt: Prompt) -> Example:
     turn = Turn(task, said, (), (render(scene, *size),))
     truth = Truth(scene, size, kind=prompt.category, caption=prompt.text)
     return Example(index, (turn,), truth, prompt)
-
-
-def _each_category(task: str, num: int) -> list[Example]:
-    """`num` prompts of every category, at the sizes of `eval_prompts`."""
-    return [_painted(task, index, prompt) for index, prompt in enumerate(prompts_of(num))]
-
-
-def _categories_in_turn(task: str, index: int) -> Example:
-    """The next prompt of the next category, at the next size."""
-    turn, place = divmod(index, len(CATEGORIES))
-    prompt = prompts_of(turn + 1)[place * (turn + 1) + turn]
-    width_px, height_px = size_of(index)
-    return _painted(task, index, replace(prompt, width_px=width_px, height_px=height_px))
 
 
 def _views(task: str, index: int) -> Example:
@@ -230,23 +235,18 @@ def _edit_of(scene: Scene, rng: np.random.Generator, size: Size, kind: str) -> E
     return next((edit for edit in edits(scene, rng, _side_px(size)) if edit.kind == kind), None)
 
 
-def _each(make: Callable[[str, int], Example]) -> Callable[[str, int], list[Example]]:
-    """Example by example."""
-    return lambda task, num: [make(task, index) for index in range(num)]
-
-
-EXAMPLES: dict[str, Callable[[str, int], list[Example]]] = {  # (task, how many)
-    "text_to_image": _each_category,
-    "text_to_image_any_size": _each(_categories_in_turn),
-    "multi_view": _each(_views),
-    "image_condition": _each(_condition),
-    **dict.fromkeys(MAPS, _each(_map)),
-    "detection": _each(_detection),
-    "describe": _each(_describe),
-    "question": _each(_question),
-    "edit": _each(_edit),
-    "next_edit": _each(_edit),
-    "chat": _each(_chat),
+EXAMPLES: dict[str, Callable[[str, int], Example]] = {  # (task, index)
+    "text_to_image": _categories_in_turn,
+    "text_to_image_any_size": _categories_in_turn,
+    "multi_view": _views,
+    "image_condition": _condition,
+    **dict.fromkeys(MAPS, _map),
+    "detection": _detection,
+    "describe": _describe,
+    "question": _question,
+    "edit": _edit,
+    "next_edit": _edit,
+    "chat": _chat,
 }
 
 

@@ -1,6 +1,6 @@
 """What a VQGAN keeps of a picture: PSNR and SSIM of renders and answers, and whether the detector reads the same."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import hypot, log10, sqrt
 from typing import Any
@@ -15,12 +15,20 @@ from lumina_jax.data.scenes.render import render
 from lumina_jax.data.scenes.scene import Scene, sample_scene
 from lumina_jax.data_config import HELD_OUT_SEED
 from lumina_jax.dims import Array
-from lumina_jax.evals.intervals import wilson
+from lumina_jax.evals.intervals import mean, share
 from lumina_jax.evals.prompts import SIZES_PX
-from lumina_jax.evals.tasks.common import PLACE_TOLERANCE
+from lumina_jax.evals.tasks.common import PLACE_TOLERANCE, Summary
 from lumina_jax.vqgan.codec import decode, encode, from_pixels, to_pixels
 
 PERFECT_DB = 99.0  # stands for the PSNR of equal pictures
+SSIM = {  # Wang et al. 2004: Gaussian weights of 1.5 px, the moments of the whole population
+    "gaussian_weights": True,
+    "sigma": 1.5,
+    "use_sample_covariance": False,
+    "data_range": 255,
+    "channel_axis": -1,
+}
+SSIM_WINDOW_PX = 11  # the smallest side of an image that SSIM is taken of
 
 Reconstruct = Callable[[np.ndarray], np.ndarray]  # uint8[Y,X,3] -> uint8[Y,X,3]
 
@@ -30,8 +38,8 @@ def reconstruction_scores(
 ) -> dict[str, Any]:
     """Scores of `num_images` held-out scenes over SIZES_PX, half of them with reserved shapes and colours.
 
-    {"psnr_db": {"render": …, each answer: …} (means over images), "ssim": the same,
-    "read_as_original": {share, low, high, images}}
+    {"psnr_db": {"render": …, each answer: …} (the mean over images with its interval), "ssim": the same,
+    "read_as_original": the share of renders that the detector reads as the same, with its interval}
     """
     from tqdm import tqdm
 
@@ -47,16 +55,21 @@ def reconstruction_scores(
                 same.append(
                     reads_the_same(detect(picture), detect(output), sqrt(size[0] * size[1]))
                 )
-    low, high = wilson(sum(same), len(same))
     return {
-        "psnr_db": {name: float(np.mean(values)) for name, values in decibels.items()},
-        "ssim": {name: float(np.mean(values)) for name, values in similar.items()},
-        "read_as_original": {
-            "share": float(np.mean(same)),
-            "low": low,
-            "high": high,
-            "images": len(same),
-        },
+        "psnr_db": {name: mean(values) for name, values in decibels.items()},
+        "ssim": {name: mean(values) for name, values in similar.items()},
+        "read_as_original": share(same),
+    }
+
+
+def summarised(found: Mapping[str, Any]) -> Summary:
+    """`reconstruction_scores` as the summary of a task."""
+    return {
+        "metric": "read as the original",
+        **found["read_as_original"],
+        "higher_is_better": True,
+        "psnr_db": found["psnr_db"],
+        "ssim": found["ssim"],
     }
 
 
@@ -85,10 +98,13 @@ def psnr_db(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity of two uint8 images, the mean over colours and 7x7 px windows (scikit-image's)."""
+    """Structural similarity of two uint8[Y, X, 3] by Wang et al. (2004), the mean over pixels and colours."""
     from skimage.metrics import structural_similarity
 
-    found: Any = structural_similarity(first, second, channel_axis=-1, data_range=255)
+    height, width, _ = first.shape
+    if min(height, width) < SSIM_WINDOW_PX:
+        raise ValueError(f"image of {width}x{height} px: SSIM wants {SSIM_WINDOW_PX} px each side")
+    found: Any = structural_similarity(first, second, **SSIM)
     return float(found)
 
 
@@ -113,21 +129,38 @@ def reads_the_same(first: Detection, second: Detection, side_px: float) -> bool:
 
 def vqgan_round_trip(params: Mapping[str, Any], config: VQGANConfig) -> Reconstruct:
     """Pixels to codes and back, compiled once a size."""
+    through = codes_and_pixels(params, config)
+    return lambda picture: through(picture[None])[1][0]
+
+
+def codes_and_pixels(
+    params: Mapping[str, Any], config: VQGANConfig
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """uint8[B, Y, X, 3] -> (codes int[B, P, Q], the pixels that come back), compiled once a shape."""
     params = jax.tree.map(lambda leaf: leaf.astype("float32"), dict(params))
-    return lambda picture: np.asarray(_round_trip(params, picture[None], config))[0]
+
+    def through(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        codes, output = _round_trip(params, pixels, config)
+        return np.asarray(codes), np.asarray(output)
+
+    return through
 
 
 def table(found: Mapping[str, Any]) -> str:
     """The scores as lines of text."""
     read: Mapping[str, Any] = found["read_as_original"]
-    kinds: Sequence[tuple[str, float]] = list(found["psnr_db"].items())
-    alike: Mapping[str, float] = found["ssim"]
-    lines = [f"{name:14} {decibels:.2f} dB  SSIM {alike[name]:.4f}" for name, decibels in kinds]
-    share = f"{read['share']:.3f}  [{read['low']:.3f}, {read['high']:.3f}]  {read['images']} images"
+    alike: Mapping[str, Any] = found["ssim"]
+    lines = []
+    for name, decibels in dict(found["psnr_db"]).items():
+        interval = f"[{decibels['low']:.2f}, {decibels['high']:.2f}]"
+        lines.append(
+            f"{name:14} {decibels['score']:.2f} dB {interval}  SSIM {alike[name]['score']:.4f}"
+        )
+    share = f"{read['score']:.3f}  [{read['low']:.3f}, {read['high']:.3f}]  {read['n']} images"
     return "\n".join([*lines, f"{'read the same':14} {share}"])
 
 
 @partial(jax.jit, static_argnames="config")
-def _round_trip(params: Any, pixels: Array, config: VQGANConfig) -> Array:
+def _round_trip(params: Any, pixels: Array, config: VQGANConfig) -> tuple[Array, Array]:
     codes = encode(params, config, from_pixels(pixels))
-    return to_pixels(decode(params, config, codes))
+    return codes, to_pixels(decode(params, config, codes))

@@ -1,33 +1,19 @@
 """What a VQGAN keeps of any folder of images: PSNR, SSIM, how it uses its codebook, rFID where Inception is given."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from skimage.metrics import structural_similarity
 
 from lumina_jax.checkpoint import LoadedModel, digest, load_model
-from lumina_jax.config import VQGANConfig
-from lumina_jax.dims import Array
-from lumina_jax.evals.reconstruction import psnr_db
-from lumina_jax.evals.scores import Z95, commit
+from lumina_jax.evals.intervals import mean
+from lumina_jax.evals.reconstruction import codes_and_pixels, psnr_db, ssim
+from lumina_jax.evals.scores import commit
 from lumina_jax.image_files import open_image
 from lumina_jax.official.extras import versions
 from lumina_jax.official.fid import Inception, frechet_distance, image_paths
 from lumina_jax.unirep.image_tokens import fit_image
-from lumina_jax.vqgan.codec import decode, encode, from_pixels, to_pixels
-
-SSIM = {  # Wang et al. 2004: Gaussian weights of 1.5 px, the moments of the whole population
-    "gaussian_weights": True,
-    "sigma": 1.5,
-    "use_sample_covariance": False,
-    "data_range": 255,
-    "channel_axis": -1,
-}
-SSIM_WINDOW_PX = 11  # the smallest side of an image that SSIM is taken of
 
 
 class RoundTrip(NamedTuple):
@@ -50,7 +36,7 @@ def vqgan_scores(
 ) -> dict[str, Any]:
     """Scores of a checkpoint's VQGAN on the images of a folder, cut to the model's crops of about target_px².
 
-    {"psnr_db": {mean, low, high}, "ssim": …, "codebook": …, "rfid": … with `inception`} and what decides them.
+    {"psnr_db": {score, low, high, n}, "ssim": …, "codebook": …, "rfid": … with `inception`} and what decides them.
     `target_px`: default the size of the model's training. `limit`: the first images alone.
     Raises ValueError of one line for a folder without images or one that cannot be read.
     """
@@ -76,8 +62,8 @@ def vqgan_scores(
                     kept.append(inception.features(pixels))
             bar.update(len(done.pixels))
     found: dict[str, Any] = {
-        "psnr_db": _interval(decibels),
-        "ssim": _interval(similarities),
+        "psnr_db": mean(decibels),
+        "ssim": mean(similarities),
         "codebook": codebook_use(counts),
         "num_images": len(paths),
         "target_px": side_px,
@@ -98,16 +84,15 @@ def round_trips(
 ) -> Iterator[RoundTrip]:
     """Image files, cut, encoded and decoded, in batches of one size, which is compiled once."""
     config = model.config
-    params = jax.tree.map(lambda leaf: leaf.astype("float32"), dict(model.params["vqgan"]))
+    there_and_back = codes_and_pixels(model.params["vqgan"], config.vqgan)
     waiting: dict[tuple[int, ...], list[np.ndarray]] = {}
 
     def through(images: list[np.ndarray]) -> RoundTrip:
         pixels = np.stack(images)
         missing = batch - len(images)
         padded = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        codes, output = _round_trip(params, padded, config.vqgan)
-        count = len(images)
-        return RoundTrip(pixels, np.asarray(codes)[:count], np.asarray(output)[:count])
+        codes, output = there_and_back(padded)
+        return RoundTrip(pixels, codes[: len(images)], output[: len(images)])
 
     for path in paths:
         pixels = fit_image(open_image(path), side_px, config.grid, layout=config.image_layout)
@@ -117,15 +102,6 @@ def round_trips(
             yield through(waiting.pop(pixels.shape))
     for together in waiting.values():
         yield through(together)
-
-
-def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity of two uint8[Y, X, 3], the mean over pixels and colours: 1 for equal ones."""
-    height, width, _ = first.shape
-    if min(height, width) < SSIM_WINDOW_PX:
-        raise ValueError(f"image of {width}x{height} px: SSIM wants {SSIM_WINDOW_PX} px each side")
-    found: Any = structural_similarity(first, second, **SSIM)
-    return float(found)
 
 
 def codebook_use(counts: np.ndarray) -> dict[str, float | int]:
@@ -144,18 +120,3 @@ def codebook_use(counts: np.ndarray) -> dict[str, float | int]:
         "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))),
         "written": int(counts.sum()),
     }
-
-
-def _interval(values: Sequence[float]) -> dict[str, float | None]:
-    """The mean over images and its 95 % interval; none for a single image."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    half = float(Z95 * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
-
-
-@partial(jax.jit, static_argnames="config")
-def _round_trip(params: Any, pixels: Array, config: VQGANConfig) -> tuple[Array, Array]:
-    codes = encode(params, config, from_pixels(pixels))
-    return codes, to_pixels(decode(params, config, codes))

@@ -11,11 +11,12 @@ from lumina_jax.evals.grading import (
     chance,
     evaluator_of,
     grade,
+    most_frequent,
     others_answers,
     plain,
     score,
 )
-from lumina_jax.evals.protocol import EXAMPLES, examples
+from lumina_jax.evals.protocol import EXAMPLES
 from lumina_jax.evals.scores import Outcome
 from lumina_jax.unirep.tasks import TASKS
 
@@ -29,7 +30,7 @@ def one_size(monkeypatch):
 
 
 def of(task, num):
-    return examples(task, 1 if task == "text_to_image" else num)
+    return [EXAMPLES[task](task, index) for index in range(num)]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -57,7 +58,7 @@ def test_a_blank_picture_is_not_right(one_size):
 
 
 def test_nobody_gets_their_own_answer(one_size):
-    found = examples("question", 21)
+    found = of("question", 21)
     for key in (lambda example: "", lambda example: example.kind):
         for draw, given in enumerate(others_answers(found, key, 2)):
             for example, answer in zip(found, given, strict=True):
@@ -66,27 +67,44 @@ def test_nobody_gets_their_own_answer(one_size):
 
 
 def test_one_alone_has_no_chance_level():
-    found = examples("depth", 2)  # of two sizes
+    found = of("depth", 2)  # of two sizes
     assert others_answers(found, lambda example: example.truth.size, 1) == [[None, None]]
     assert chance(found) == {"other": None}
 
 
+def test_a_random_pose_where_the_figure_is_scores_most_joints(one_size):
+    level = chance(of("pose", 6))["another_pose"]
+    assert level is not None and level["score"] > 0.6 and level["limbs"]["score"] < 0.6
+
+
+def test_the_most_frequent_answer_of_a_kind_is_a_level(one_size):
+    found = of("question", 56)
+    given = most_frequent(found)
+    for kind in {example.kind for example in found}:
+        answers = [e.true_answer for e in found if e.kind == kind]
+        assert {g for e, g in zip(found, given, strict=True) if e.kind == kind} == {
+            max(answers, key=answers.count)
+        }
+    level = chance(found)["constant"]
+    assert level is not None and level["kinds"]["existence"]["score"] == 0.5
+
+
 def test_an_unchanged_picture_is_no_edit(one_size):
-    unchanged = chance(examples("edit", 2))["unchanged"]
+    unchanged = chance(of("edit", 2))["unchanged"]
     assert unchanged is not None and unchanged["score"] == 0
 
 
 def test_the_ceiling_sees_what_the_round_trip_leaves(one_size):
-    found = examples("segmentation", 2)
+    found = of("segmentation", 2)
     perfect = ceiling(found, lambda picture: picture).summary
     nothing = ceiling(found, lambda picture: np.zeros_like(picture)).summary
     assert perfect is not None and nothing is not None
     assert perfect["score"] == 1 > nothing["score"]
-    assert ceiling(examples("question", 2), lambda picture: picture[:0]).summary["score"] == 1
+    assert ceiling(of("question", 2), lambda picture: picture[:0]).summary["score"] == 1
 
 
 def test_results_become_json():
-    outcome = Outcome(examples("text_to_image_any_size", 1)[0].prompt, 0, ("a",), "fog", True, True)
+    outcome = Outcome(of("text_to_image_any_size", 1)[0].prompt, 0, ("a",), "fog", True, True)
     found = plain({"outcome": outcome, "array": np.eye(2), "number": np.float32(0.5), "list": (1,)})
     assert found["array"] == [[1, 0], [0, 1]] and found["number"] == 0.5 and found["list"] == [1]
     assert found["outcome"]["prompt"]["category"] == "single_object"

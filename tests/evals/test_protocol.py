@@ -11,8 +11,9 @@ from lumina_jax.data.images import record_rng
 from lumina_jax.data.recipes import RECIPES
 from lumina_jax.data.scenes.scene import RESERVED_COLOURS, RESERVED_SHAPES
 from lumina_jax.data_config import HELD_OUT_SEED, ScenesSource
+from lumina_jax.evals import protocol
 from lumina_jax.evals.prompts import CATEGORIES, SIZES_PX, eval_prompts
-from lumina_jax.evals.protocol import EXAMPLES, example_rng, examples
+from lumina_jax.evals.protocol import EXAMPLES, KINDS, example_rng, examples
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER
 from lumina_jax.unirep.tasks import TASKS
 
@@ -20,8 +21,8 @@ CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 
 
 def of(task, num):
-    """The first examples; of each category one prompt, and few views, which take longest to render."""
-    return examples(task, {"text_to_image": 1, "multi_view": min(num, 2)}.get(task, num))
+    """The first examples, whatever their kinds; few views, which take longest to render."""
+    return [EXAMPLES[task](task, index) for index in range(min(num, 2) if "view" in task else num)]
 
 
 def test_every_task_and_recipe_has_examples():
@@ -30,9 +31,10 @@ def test_every_task_and_recipe_has_examples():
 
 @pytest.mark.parametrize("task", EXAMPLES)
 def test_examples_are_a_pure_function_of_task_and_place(task):
-    first, again = of(task, 1), of(task, 2)
+    first, again = examples(task, 1), examples(task, 2)
+    assert len(again) == 2 * len(first) == 2 * KINDS.get(task, 1)
     for one, other in zip(first, again, strict=False):
-        assert one.truth == other.truth
+        assert (one.truth, one.seed, one.prompt) == (other.truth, other.seed, other.prompt)
         for turn, same in zip(one.turns, other.turns, strict=True):
             assert (turn.task, turn.said) == (same.task, same.said)
             assert all(map(np.array_equal, turn.shown, same.shown))
@@ -89,14 +91,22 @@ def test_generators_differ_from_those_of_training():
 
 
 def test_painted_prompts_are_those_of_the_categories():
-    found = examples("text_to_image", 2)
-    assert [example.prompt for example in found] == eval_prompts(2)
-    in_turn = examples("text_to_image_any_size", 12)
-    assert [example.kind for example in in_turn] == list(CATEGORIES) * 2
-    assert all(
-        example.prompt is not None and example.prompt.text in example.turns[0].said
-        for example in in_turn
-    )
+    found, in_turn = examples("text_to_image", 2), of("text_to_image_any_size", 12)
+    for category in CATEGORIES:
+        wanted = [prompt.text for prompt in eval_prompts(2) if prompt.category == category]
+        assert [e.prompt.text for e in found if e.prompt and e.kind == category] == wanted
+    assert [example.prompt for example in found] == [example.prompt for example in in_turn]
+    for example in (*found, *in_turn):
+        assert example.prompt is not None and example.prompt.text in example.turns[0].said
+        assert example.truth.size == (example.prompt.width_px, example.prompt.height_px)
+
+
+def test_no_sentence_comes_twice_at_one_size(monkeypatch):
+    found = [protocol.prompt_in_turn(index) for index in range(600)]
+    asked = {(prompt.text, prompt.width_px, prompt.height_px) for prompt in found}
+    assert len(asked) == 600 > len({prompt.text for prompt in found})
+    monkeypatch.setattr(protocol, "NUM_EXAMPLES", 70)  # prompts of a category in one list
+    assert [protocol.prompt_in_turn(index) for index in range(0, 600, 20)] == found[::20]
 
 
 def test_sizes_come_in_turn():
@@ -104,7 +114,7 @@ def test_sizes_come_in_turn():
 
 
 def test_questions_are_balanced_by_kind_and_answer():
-    found = Counter((e.kind, e.true_answer) for e in examples("question", 56))
+    found = Counter((e.kind, e.true_answer) for e in examples("question", 8))
     assert {sum(n for (k, _), n in found.items() if k == kind) for kind, _ in found} == {8}
     for kind, each in (("existence", 4), ("position", 2), ("comparison", 2), ("background", 2)):
         assert (found[kind, "yes"], found[kind, "no"]) == (each, each)
@@ -112,12 +122,13 @@ def test_questions_are_balanced_by_kind_and_answer():
 
 def test_edits_and_maps_come_in_turn():
     for task, kinds in (("edit", 6), ("next_edit", 6), ("image_condition", 4)):
-        assert set(Counter(e.kind for e in examples(task, 12)).values()) == {12 // kinds}
+        found = [example.kind for example in of(task, 2 * kinds)]
+        assert found[:kinds] == found[kinds:] and len({*found}) == kinds == KINDS[task]
 
 
 @pytest.mark.parametrize("task", ["edit", "next_edit"])
 def test_an_edit_is_of_the_scene_before_it(task):
-    for example in examples(task, 6):
+    for example in of(task, 6):
         assert example.truth.before not in (None, example.truth.scene)
         assert len(example.turns) == (2 if task == "next_edit" else 1)
 

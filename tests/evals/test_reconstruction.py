@@ -14,9 +14,13 @@ from lumina_jax.evals import reconstruction
 
 def test_identity_is_perfect():
     found = reconstruction.reconstruction_scores(lambda picture: picture, 8, progress=False)
-    assert found["read_as_original"]["share"] == 1.0
-    assert set(found["psnr_db"].values()) == {reconstruction.PERFECT_DB}
-    assert min(found["ssim"].values()) == pytest.approx(1)
+    assert found["read_as_original"]["score"] == 1.0
+    assert all(
+        row["score"] == row["low"] == row["high"] == reconstruction.PERFECT_DB
+        for row in found["psnr_db"].values()
+    )
+    assert min(row["low"] for row in found["ssim"].values()) == pytest.approx(1)
+    assert found["psnr_db"]["render"]["n"] == found["read_as_original"]["n"] == 8
     assert {"render", "segmentation", "depth", "normals", "pose", "boxes"} == set(found["psnr_db"])
 
 
@@ -25,7 +29,10 @@ def test_blur_lowers_both_scores():
         return ndimage.gaussian_filter(picture, (9, 9, 0))
 
     found = reconstruction.reconstruction_scores(blur, 8, progress=False)
-    assert found["psnr_db"]["render"] < 30 and found["read_as_original"]["share"] < 0.5
+    psnr = found["psnr_db"]["render"]
+    assert (
+        psnr["low"] < psnr["score"] < psnr["high"] < 30 and found["read_as_original"]["score"] < 0.5
+    )
 
 
 def test_psnr_equals_the_formula():

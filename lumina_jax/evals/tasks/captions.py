@@ -26,7 +26,7 @@ from lumina_jax.data.scenes.scene import (
     SceneObject,
     relation,
 )
-from lumina_jax.evals.intervals import mean, share
+from lumina_jax.evals.intervals import mean, ratio, share
 from lumina_jax.evals.tasks.common import Summary, Truth, pairs
 
 
@@ -66,6 +66,9 @@ class CaptionScore(NamedTuple):
     relation: bool | None  # whether what is said of places is true; None where nothing is said
     background: bool | None  # the same of the background
     parsed: bool
+    with_colour: float = 0.0  # `score` where an object told without its colour is not found
+    mentioned: int = 0  # objects
+    colours: int = 0  # of those, told with a colour
 
     @property
     def all_right(self) -> bool:
@@ -79,12 +82,19 @@ def score_caption(truth: Truth, answer: str) -> CaptionScore:
     if said is None:
         return CaptionScore(0.0, 0.0, 0.0, None, None, False)
     objects, mentions = truth.scene.objects, said.single
-    right = len(pairs([[is_true(each, thing) for thing in objects] for each in mentions]))
+    fits = [[is_true(each, thing) for thing in objects] for each in mentions]
+    coloured = [each.colour is not None for each in mentions]
+    fits_with_colour = [
+        [named and f for f in row] for named, row in zip(coloured, fits, strict=True)
+    ]
+    right, right_with_colour = len(pairs(fits)), len(pairs(fits_with_colour))
+    count = len(mentions) + len(objects)  # F1, the harmonic mean, is 2 right / count
     precision, recall = right / len(mentions), right / len(objects)
-    harmonic = 2 * precision * recall / (precision + recall) if right else 0.0
     where = None if said.where is None else _is_related(said, truth.scene)
     ground = None if said.background is None else said.background == truth.scene.background
-    return CaptionScore(harmonic, precision, recall, where, ground, True)
+    f1, with_colour = 2 * right / count, 2 * right_with_colour / count
+    of_colours = with_colour, len(mentions), sum(coloured)
+    return CaptionScore(f1, precision, recall, where, ground, True, *of_colours)
 
 
 def summarise_captions(results: Sequence[CaptionScore]) -> Summary:
@@ -97,6 +107,8 @@ def summarise_captions(results: Sequence[CaptionScore]) -> Summary:
         "higher_is_better": True,
         "precision": mean([each.precision for each in results]),
         "recall": mean([each.recall for each in results]),
+        "with_colour": mean([each.with_colour for each in results]),
+        "colours_named": ratio([r.colours for r in results], [r.mentioned for r in results]),
         "relation": share(related) if related else None,
         "background": share(grounds) if grounds else None,
         "all_right": share([each.all_right for each in results]),

@@ -28,19 +28,25 @@ class SegmentationScore(NamedTuple):
 
 
 class DepthScore(NamedTuple):
-    """`score`: the share of pixels whose depth is right to within MAX_RATIO (delta 1)."""
+    """`score`: the share of the objects' pixels whose depth is right to within MAX_RATIO (delta 1)."""
 
     score: float
-    abs_rel: float  # mean of |answer - truth| / truth
+    abs_rel: float  # mean of |answer - truth| / truth over the objects' pixels
     background: float  # share of the background's pixels that are right to within MAX_RATIO
+    background_abs_rel: float
+    all_pixels: float  # `score` of objects and background together, as the field takes it
+    all_pixels_abs_rel: float
 
 
 class NormalsScore(NamedTuple):
-    """`score`: the mean angle in degrees between answer and truth."""
+    """`score`: the mean angle in degrees between answer and truth over the objects' pixels."""
 
     score: float
-    within: float  # share of pixels whose angle is under MAX_ANGLE_DEG
-    background: float  # the same of the background's pixels
+    within: float  # share of the objects' pixels whose angle is under MAX_ANGLE_DEG
+    background: float  # the mean angle over the background's pixels
+    background_within: float
+    all_pixels: float  # the mean angle over objects and background together, as the field takes it
+    all_pixels_within: float
 
 
 def score_segmentation(truth: Truth, answer: np.ndarray) -> SegmentationScore:
@@ -62,10 +68,10 @@ def summarise_segmentation(results: Sequence[SegmentationScore]) -> Summary:
 
 
 def score_depth(truth: Truth, answer: np.ndarray) -> DepthScore:
-    """Grey as the distance above the far end of `maps.DEPTH_RANGE`, where truth or answer leaves the background.
+    """Grey as the distance above the far end of `maps.DEPTH_RANGE`.
 
-    A background pixel of the truth enters when its answer is off by MAX_RATIO or more: as an error, so that relief
-    painted where none is costs something and a background that is right earns nothing.
+    The main numbers are over the truth's object pixels, whatever is answered elsewhere: most of a picture is flat
+    background. Relief painted where none is shows in the numbers of the background and of all pixels.
     """
     check_size(answer, truth.size)
     far, near = maps.DEPTH_RANGE
@@ -74,45 +80,28 @@ def score_depth(truth: Truth, answer: np.ndarray) -> DepthScore:
     least = (near - far) / 255 / 2  # half a grey level stands for black
     found, wanted = np.maximum(found, least), np.maximum(wanted, least)
     close = np.maximum(found / wanted, wanted / found) < MAX_RATIO
-    relief, ground = _relief_and_ground(truth)
-    used = relief | (ground & ~close)
     off = np.abs(found - wanted) / wanted
-    return DepthScore(_mean(close, used), _mean(off, used), _mean(close, ground))
+    return DepthScore(*_by_area(truth, close, off))
 
 
 def summarise_depth(results: Sequence[DepthScore]) -> Summary:
     """Means over pictures, as the depth benchmarks take them."""
-    return {
-        "metric": "delta1",
-        **mean([each.score for each in results]),
-        "higher_is_better": True,
-        "abs_rel": mean([each.abs_rel for each in results]),
-        "background": mean([each.background for each in results]),
-    }
+    return {"metric": "delta1", **_means(results), "higher_is_better": True}
 
 
 def score_normals(truth: Truth, answer: np.ndarray) -> NormalsScore:
-    """(Red, green, blue) as (x, y, z), where truth or answer leaves the background as in `score_depth`."""
+    """(Red, green, blue) as (x, y, z), over the same pixels as `score_depth`."""
     check_size(answer, truth.size)
     found = answer / 127.5 - 1
     found /= np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-6)
     cosine = (found * maps.normal_map(truth.scene, *truth.size)).sum(axis=-1)
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-    close = angle < MAX_ANGLE_DEG
-    relief, ground = _relief_and_ground(truth)
-    used = relief | (ground & ~close)
-    return NormalsScore(_mean(angle, used), _mean(close, used), _mean(close, ground))
+    return NormalsScore(*_by_area(truth, angle, angle < MAX_ANGLE_DEG))
 
 
 def summarise_normals(results: Sequence[NormalsScore]) -> Summary:
     """Means over pictures."""
-    return {
-        "metric": "mean angle in degrees",
-        **mean([each.score for each in results]),
-        "higher_is_better": False,
-        "within_11.25": mean([each.within for each in results]),
-        "background": mean([each.background for each in results]),
-    }
+    return {"metric": "mean angle in degrees", **_means(results), "higher_is_better": False}
 
 
 def soft_edges(scene: Scene, size: Size) -> np.ndarray:
@@ -178,12 +167,18 @@ def class_iou(confusion: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _relief_and_ground(truth: Truth) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of objects and those of the background, soft edges in neither."""
+def _by_area(truth: Truth, first: np.ndarray, second: np.ndarray) -> list[float]:
+    """Means of two numbers a pixel over the objects, the background and both; soft edges in none.
+
+    No canvas is without objects or background.
+    """
     classes = true_classes(truth.scene, truth.size)
-    return classes > 0, classes == 0
+    areas = (classes > 0, classes == 0, classes != VOID)
+    return [float(values[area].mean()) for area in areas for values in (first, second)]
 
 
-def _mean(values: np.ndarray, where: np.ndarray) -> float:
-    """The mean over some pixels; 1 where there are none (a canvas is never without objects or background)."""
-    return float(values[where].mean()) if where.any() else 1.0
+def _means(results: Sequence[DepthScore] | Sequence[NormalsScore]) -> Summary:
+    """The mean of every number of the results, that of `score` as the main one."""
+    names = type(results[0])._fields
+    found = {name: mean([getattr(each, name) for each in results]) for name in names}
+    return {**found.pop("score"), **found}

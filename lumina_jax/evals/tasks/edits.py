@@ -23,10 +23,11 @@ from lumina_jax.evals.tasks.common import (
 
 SAME_PLACE = 0.06  # scene units within which an object that changes its look, or goes, is held to be the same
 NO_EDIT = "none"  # the kind of an instruction that asks for no change
+SPARING = ("remove", "background")  # kinds that a picture without objects would obey
 
 
 class EditScore(NamedTuple):
-    """`score`: whether the asked change is seen."""
+    """`score`: whether the asked change is seen; what else became of the picture stands beside it."""
 
     score: bool
     kind: str
@@ -57,7 +58,8 @@ def score_edit(truth: Truth, answer: np.ndarray) -> EditScore:
     """What the detector sees in a picture against the scenes before and after an edit of `kind`.
 
     A move is right when its object is gone from its place and seen, once, further along the asked way by at least
-    half of `edits.LEAST_MOVE` and not off it by more than half of that: the instruction names no distance.
+    half of `edits.LEAST_MOVE` and not off it by more than half of that: the instruction names no distance. Changes of
+    a SPARING kind want one untouched object seen at least, for a destroyed picture is no edit.
     """
     check_size(answer, truth.size)
     if truth.before is None:
@@ -71,8 +73,9 @@ def score_edit(truth: Truth, answer: np.ndarray) -> EditScore:
     change = _Change(first_old, first_new, seen, truth.scene, truth.size)
     rest = [thing for thing in before if thing in after]
     kept = pairs([[_there(o, s, truth.size) for s in seen.objects] for o in rest])
+    spared = truth.kind not in SPARING or not rest or bool(kept)
     return EditScore(
-        bool(asked(change)),
+        bool(asked(change)) and spared,
         truth.kind,
         len(kept),
         len(rest),

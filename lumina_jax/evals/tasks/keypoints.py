@@ -5,6 +5,7 @@ and its ends on the area's long axis are its joints. Which end is which follows 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import hypot, sqrt
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from scipy import ndimage
 
 from lumina_jax.data.scenes import maps
 from lumina_jax.data.scenes.maps import BONE_RADIUS, BONES
+from lumina_jax.data.scenes.scene import ARMS, LEGS, Scene
 from lumina_jax.evals.intervals import mean, ratio
 from lumina_jax.evals.tasks.common import Summary, Truth, check_size
 
@@ -20,6 +22,7 @@ ALPHA = 0.1  # tolerance of a joint, as a share of the longer side of its figure
 REACH = 1.25  # radii of a figure around its centre within which its skeleton is sought
 LEAST_BONE = 2.5  # px of a bone's area, in squares of half its width; less is no bone
 COLOURS = tuple(dict.fromkeys(BONES.values()))
+LIMBS = ("left_hand", "right_hand", "left_foot", "right_foot")  # the joints that a pose moves
 
 Point = tuple[float, float]
 Joints = dict[str, Point]
@@ -32,6 +35,8 @@ class PoseScore(NamedTuple):
     right: int
     wanted: int
     missing: int  # joints whose bone is not seen
+    limbs_right: int  # hands and feet alone: the other joints stand where the figure does
+    limbs: int
 
 
 def score_pose(truth: Truth, answer: np.ndarray) -> PoseScore:
@@ -42,16 +47,18 @@ def score_pose(truth: Truth, answer: np.ndarray) -> PoseScore:
         raise ValueError("a scene without a figure has no pose: score scenes with one")
     boxes = maps.boxes(truth.scene, *truth.size)
     found = read_joints(truth, answer)
-    right = missing = 0
+    right = missing = limbs_right = 0
     for index, joints in wanted.items():
         box = boxes[index] or (0, 0, 0, 0)
         tolerance = ALPHA * max(box[2] - box[0], box[3] - box[1])
         for name, (x, y) in joints.items():
             at = found[index].get(name)
             missing += at is None
-            right += at is not None and hypot(at[0] - x, at[1] - y) <= tolerance
-    total = sum(len(joints) for joints in wanted.values())
-    return PoseScore(right / total, right, total, missing)
+            close = at is not None and hypot(at[0] - x, at[1] - y) <= tolerance
+            right += close
+            limbs_right += close and name in LIMBS
+    total, limbs = sum(map(len, wanted.values())), len(LIMBS) * len(wanted)
+    return PoseScore(right / total, right, total, missing, limbs_right, limbs)
 
 
 def summarise_pose(results: Sequence[PoseScore]) -> Summary:
@@ -61,9 +68,21 @@ def summarise_pose(results: Sequence[PoseScore]) -> Summary:
         "metric": f"PCK@{ALPHA}",
         **ratio([each.right for each in results], total),
         "higher_is_better": True,
+        "limbs": ratio([each.limbs_right for each in results], [each.limbs for each in results]),
         "missing": ratio([each.missing for each in results], total),
         "mean_of_pictures": mean([each.score for each in results]),
     }
+
+
+def another_pose(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with every figure where it is, in a random pose."""
+    objects = []
+    for thing in scene.objects:
+        if thing.shape == "figure":
+            pose = (str(rng.choice(ARMS)), str(rng.choice(ARMS)), str(rng.choice(LEGS)))
+            thing = replace(thing, pose=pose)
+        objects.append(thing)
+    return replace(scene, objects=tuple(objects))
 
 
 def read_joints(truth: Truth, answer: np.ndarray) -> dict[int, Joints]:

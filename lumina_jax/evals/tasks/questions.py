@@ -14,7 +14,10 @@ ARTICLES = ("the", "a", "an")
 YES_NO = ("yes", "no")
 # Words of the same meaning, after `normalised` has taken spelling away: "3" is "three", "over" is "above".
 SAME = {str(number): word for number, word in enumerate(NUMBERS)}
+SAME |= dict.fromkeys(("zero", "none"), NUMBERS[0])
 SAME |= {wording: name for name, wordings in RELATION_WORDING.items() for wording in wordings}
+SAME |= {side: f"{side} of" for side in ("left", "right")}
+SAME |= {f"{at} the {side}": f"{side} of" for side in ("left", "right") for at in ("on", "to")}
 
 
 class AnswerScore(NamedTuple):
@@ -22,13 +25,13 @@ class AnswerScore(NamedTuple):
 
     score: bool
     kind: str
-    answer: str  # normalised
-    truth: str  # normalised
+    found: str  # the answer, normalised
+    wanted: str  # the truth, normalised
 
     @property
     def yes_no(self) -> bool:
         """Whether the question is answered by yes or no ("no" of counting is a number)."""
-        return self.truth in YES_NO and self.kind != "counting"
+        return self.wanted in YES_NO and self.kind != "counting"
 
 
 def score_question(truth: Truth, answer: str) -> AnswerScore:
@@ -38,9 +41,11 @@ def score_question(truth: Truth, answer: str) -> AnswerScore:
 
 
 def normalised(text: str) -> str:
-    """An answer without case, outer punctuation, leading article and choice of words.
+    """An answer without case, outer punctuation, leading article and choice of words (SAME), as a whole.
 
-    >>> normalised(" The red dome. "), normalised("3"), normalised("to the left of")
+    Nothing is looked for inside of a sentence: "it is red" is not "red".
+
+    >>> normalised(" The red dome. "), normalised("3"), normalised("On the left")
     ('red dome', 'three', 'left of')
     """
     words = [word.strip(string.punctuation) for word in text.lower().split()]
@@ -72,8 +77,8 @@ def kappa(results: Sequence[AnswerScore]) -> dict[str, float]:
     rows = []
     for each in results:
         counts = np.zeros((len(YES_NO), len(YES_NO) + 1))
-        column = YES_NO.index(each.answer) if each.answer in YES_NO else len(YES_NO)
-        counts[YES_NO.index(each.truth), column] = 1
+        column = YES_NO.index(each.found) if each.found in YES_NO else len(YES_NO)
+        counts[YES_NO.index(each.wanted), column] = 1
         rows.append(counts.ravel())
     return pooled(np.array(rows), _kappa)
 

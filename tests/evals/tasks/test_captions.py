@@ -65,6 +65,27 @@ def test_precision_and_recall_by_hand(text, precision, recall):
 
 
 @pytest.mark.parametrize(
+    ("text", "score", "with_colour", "colours"),
+    [
+        ("a red dome and a blue ring", 1, 1, 2),
+        ("a dome and a blue ring", 1, 0.5, 1),
+        ("a dome and a ring", 1, 0, 0),
+        ("a red dome", 2 / 3, 2 / 3, 1),
+        ("a blue dome and a red ring", 0, 0, 2),
+        ("two dome", 0, 0, 0),
+    ],
+)
+def test_an_object_told_without_colour_is_told_apart(text, score, with_colour, colours):
+    found = score_caption(TWO, text)
+    assert (found.score, found.with_colour) == pytest.approx((score, with_colour))
+    assert found.colours == colours
+    summary = summarise_captions([found, score_caption(TWO, "a red dome and a blue ring")])
+    assert summary["with_colour"]["score"] == pytest.approx((with_colour + 1) / 2)
+    share = (colours + 2) / (found.mentioned + 2)
+    assert summary["colours_named"]["score"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
     ("text", "relation", "background"),
     [
         ("a dome to the left of a ring at night", True, True),

@@ -30,7 +30,8 @@ def test_true_answers_score_one(seed):
     depth = dense.score_depth(truth, maps.depth(found, *size))
     assert depth.score == 1 and depth.abs_rel < 0.02 and depth.background == 1
     normals = dense.score_normals(truth, maps.normals(found, *size))
-    assert normals.score < 0.5 and normals.within == 1 and normals.background == 1
+    assert normals.score < 0.5 and normals.background < 0.5
+    assert normals.within == normals.background_within == normals.all_pixels_within == 1
 
 
 @pytest.mark.parametrize("kind", ["another scene", "noise"])
@@ -49,7 +50,7 @@ def test_random_answers_score_little(kind):
             results[name].append(score(truth, noise if kind == "noise" else other))
     iou = dense.summarise_segmentation(results["segmentation"])
     assert iou["score"] < 0.2 and iou["low"] < iou["score"] < iou["high"]
-    assert dense.summarise_depth(results["depth"])["score"] < 0.3
+    assert dense.summarise_depth(results["depth"])["score"] < 0.5
     assert dense.summarise_normals(results["normals"])["score"] > 30
 
 
@@ -90,12 +91,36 @@ def test_depth_is_right_to_a_ratio_of_a_quarter(factor, right):
     assert inside.abs_rel == pytest.approx(share * abs(factor - 1), abs=0.01)
 
 
-def test_relief_where_none_is_counts_as_wrong():
+def test_relief_where_none_is_counts_in_the_background():
     picture = maps.depth(slab(), *SIZE)
     picture[:10] = 250
     found = dense.score_depth(Truth(slab(), SIZE), picture)
-    relief = (dense.true_classes(slab(), SIZE) > 0).sum()
-    assert found.score == pytest.approx(relief / (relief + 960)) and found.background < 1
+    classes = dense.true_classes(slab(), SIZE)
+    ground, seen = (classes == 0).sum(), (classes != dense.VOID).sum()
+    assert found.score == 1 and found.background == pytest.approx(1 - 960 / ground)
+    assert found.all_pixels == pytest.approx(1 - 960 / seen)
+    assert found.background_abs_rel > found.all_pixels_abs_rel > 0.3 > found.abs_rel
+
+
+@pytest.mark.parametrize("spoilt", ["nothing", "objects"])
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_a_worse_background_never_scores_better(task, spoilt):
+    """Whatever the answer to the objects is: not the main number, nor any other."""
+    score = {"depth": dense.score_depth, "normals": dense.score_normals}[task]
+    lower = {"depth": {1, 3, 5}, "normals": {0, 2, 4}}[task]  # places of errors among the numbers
+    truth, right = Truth(slab(), SIZE), maps.ANSWERS[task](slab(), *SIZE)
+    classes = dense.true_classes(slab(), SIZE)
+    if spoilt == "objects":
+        right[classes > 0] = (255, 128, 128)
+    before = score(truth, right)
+    for value in ((150, 128, 254), (255, 255, 128), (0, 0, 0)):
+        for rows in (5, 96):
+            worse = right.copy()
+            worse[:rows][classes[:rows] == 0] = value
+            after = score(truth, worse)
+            pairs = zip(before, after, strict=True)
+            rises = [b - a if place in lower else a - b for place, (b, a) in enumerate(pairs)]
+            assert max(rises) <= 1e-9 and before[:2] == after[:2]
 
 
 @pytest.mark.parametrize(("degrees", "right"), [(11, True), (11.5, False)])
@@ -109,8 +134,8 @@ def test_normals_turned_by_a_known_angle(degrees, right):
     picture = maps.normals(slab(), *SIZE)
     picture[flat] = np.round((turn @ (0, 0, 1) + 1) * 127.5)
     found = dense.score_normals(truth, picture)
-    assert found.background == (1.0 if right else 0.0)
-    assert (found.score < 8) == right
+    assert found.background_within == (1.0 if right else 0.0)
+    assert found.background == pytest.approx(degrees, abs=0.4)
 
 
 def test_pictures_of_another_size_are_refused():

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lumina_jax.data.scenes.edits import Edit, edits
+from lumina_jax.data.scenes.edits import EDIT_KINDS, Edit, edits
 from lumina_jax.data.scenes.render import render
-from lumina_jax.data.scenes.scene import Scene, sample_scene
+from lumina_jax.data.scenes.scene import BACKGROUNDS, Scene, sample_scene
 from lumina_jax.evals.tasks.common import Truth
 from lumina_jax.evals.tasks.edits import NO_EDIT, EditScore, score_edit, summarise_edits
 
@@ -24,7 +24,7 @@ def score(edit: Edit, painted: Scene) -> EditScore:
     return score_edit(truth(edit), render(painted, *SIZE))
 
 
-@pytest.mark.parametrize("kind", list(EDITS))
+@pytest.mark.parametrize("kind", list(EDIT_KINDS))
 def test_the_result_is_right_and_the_scene_before_is_not(kind):
     done = score(EDITS[kind], EDITS[kind].scene)
     assert done.all_right and done.untouched == (2 if kind in ("add", "background") else 1)
@@ -73,11 +73,24 @@ def test_no_edit_asks_for_the_same_picture():
     assert not score(same, EDITS["recolour"].scene).score
 
 
-def test_another_scene_scores_little():
-    others = [sample_scene(np.random.default_rng(seed), *SIZE) for seed in range(10, 13)]
-    edits_of = [EDITS[kind] for kind in ("recolour", "reshape", "add")]
-    found = summarise_edits([score(each, other) for each in edits_of for other in others])
-    assert found["score"] < 0.2 and found["preserved"]["score"] < 0.2
+@pytest.mark.parametrize("kind", list(EDIT_KINDS))
+def test_wrong_answers_are_no_success(kind):
+    """Another scene, one without objects on any background, noise: of every kind of edit."""
+    others = [sample_scene(np.random.default_rng(seed), *SIZE) for seed in range(10, 14)]
+    empty = [replace(BEFORE, objects=(), background=name) for name in BACKGROUNDS]
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    pictures = [render(each, *SIZE) for each in (*others, *empty)]
+    found = [score_edit(truth(EDITS[kind]), picture) for picture in (*pictures, noise)]
+    assert not any(each.score for each in found[len(others) :])
+    assert summarise_edits(found)["score"] < 0.1
+    assert summarise_edits(found)["preserved"]["score"] < 0.2
+
+
+def test_one_untouched_object_makes_a_background_a_success():
+    edit = EDITS["background"]
+    one = replace(edit.scene, objects=edit.scene.objects[:1])
+    found = score(edit, one)
+    assert found.score and (found.kept, found.untouched) == (1, 2) and not found.all_right
 
 
 def test_a_truth_without_its_scene_before_is_refused():

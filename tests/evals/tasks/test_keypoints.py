@@ -75,7 +75,19 @@ def test_swapped_sides_are_wrong():
 
 def test_a_bone_that_is_not_drawn_is_missing():
     picture = skeleton(maps.keypoints(ONE.scene, *SIZE)[0], without=("left_hand",))
-    assert keypoints.score_pose(ONE, picture) == (0.8, 8, 10, 2)
+    assert keypoints.score_pose(ONE, picture) == (0.8, 8, 10, 2, 3, 4)
+
+
+def test_limbs_tell_a_random_pose_where_the_figure_is():
+    rng = np.random.default_rng(0)
+    guesses = [(truth, keypoints.another_pose(truth.scene, rng)) for truth in figures(12)]
+    results = [keypoints.score_pose(truth, maps.pose(guess, *SIZE)) for truth, guess in guesses]
+    found = keypoints.summarise_pose(results)
+    assert found["score"] > 0.65 and found["limbs"]["score"] < 0.6
+    assert found["limbs"]["n"] == 12
+    for truth, guess in guesses:
+        places = [[(o.x, o.y, o.shape) for o in each.objects] for each in (truth.scene, guess)]
+        assert places[0] == places[1]
 
 
 def test_random_answers_score_little():
