@@ -2,7 +2,7 @@
 
     python train.py configs/omni_scenes.py --workdir runs/omni_scenes --init runs/scenes/model --cpu-devices 2
 
-One model paints, edits, draws maps and skeletons, finds, turns, answers and describes (docs/tasks.md). Batches are of one
+One model paints, edits, draws maps and skeletons, finds, turns, answers and describes (docs/tasks.md). A batch is of one
 kind of conversation each, of one of four lengths.
 
 Hardware: two CPU cores; ten minutes to draw and tokenise 128,000 conversations, 75 to train while other work ran on the
