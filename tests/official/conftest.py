@@ -1,5 +1,6 @@
 """torch-fidelity imports torchvision for data and networks that FID has no use for: the tests do without."""
 
+import importlib
 import importlib.util
 import sys
 from types import ModuleType
@@ -7,19 +8,8 @@ from unittest.mock import MagicMock
 
 import pytest
 
-MODULES = ("torchvision", "torchvision.datasets", "torchvision.transforms.functional")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def torchvision_or_none():
-    """Names to import in the place of torchvision where it is absent; whatever calls one fails."""
-    if importlib.util.find_spec("torchvision") is not None:
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        for name in (*MODULES, "torchvision.transforms"):
-            patch.setitem(sys.modules, name, Absent(name))
-        yield
+LIBRARY = ("torch_fidelity.feature_extractor_inceptionv3", "torch_fidelity.metric_fid")
+MISSING = ("datasets", "transforms", "transforms.functional")
 
 
 class Absent(ModuleType):
@@ -31,3 +21,16 @@ class Absent(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         return MagicMock(side_effect=NotImplementedError(f"{self.__name__}.{name}"))
+
+
+@pytest.fixture(scope="session")
+def imported_fidelity() -> None:
+    """The library, where it and torch are there; while it is imported names stand in for an absent torchvision."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "torch_fidelity")):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec("torchvision") is None:
+            for name in ("torchvision", *(f"torchvision.{part}" for part in MISSING)):
+                patch.setitem(sys.modules, name, Absent(name))
+        for name in LIBRARY:
+            importlib.import_module(name)

@@ -15,12 +15,12 @@ from lumina_jax.official.fid import (
     read_statistics,
 )
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("imported_fidelity")]
 WIDTH = 64  # features of the smallest layer
 
 
 @pytest.fixture(scope="module")
-def inception(tmp_path_factory) -> Inception:
+def inception(imported_fidelity, tmp_path_factory) -> Inception:
     """InceptionV3 with random weights; only its first layers run."""
     torch = pytest.importorskip("torch")
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
