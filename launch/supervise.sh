@@ -34,6 +34,7 @@ fruitless=0 newest=unknown
 while :; do
   "$@" &
   child=$!
+  if [ "$stopping" = 1 ]; then kill -TERM "$child" 2>/dev/null; fi # asked before the child was known
   wait "$child"
   code=$?
   while kill -0 "$child" 2>/dev/null; do # a signal ended the waiting, not the command

@@ -103,7 +103,7 @@ def test_slurm_queues_again_what_it_helps(case: str, place: Path) -> None:
 def test_the_supervisor_hands_sigterm_on_and_ends(tmp_path: Path) -> None:
     said = tmp_path / "said"
     at_the_end = f"sleep 0.2; echo saved >> {said}; exit 75"
-    life = f"trap '{at_the_end}' TERM; echo begun > {said}; sleep 30 & wait"
+    life = f"trap '{at_the_end}' TERM; echo begun > {said}; while :; do sleep 0.05; done"
     environment = {"LOG_SECONDS": "0", "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(
         [LAUNCH / "supervise.sh", "bash", "-c", life], env=environment
