@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina_jax.official.answers import Question
-from lumina_jax.official.tables import Row, read_table, row_images
+from lumina_jax.official.tables import REFERENCE_LETTERS, Row, read_table, row_images
 
 PROMPT = (
     "{hint}{question}\n{options}\nAnswer with the option's letter from the given choices directly."
@@ -22,6 +22,13 @@ COLUMNS = ("index", "image", "question", "A", "B")
 NOT_LETTERS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 LAST_WORDS = 4  # among which a letter counts as the answer
 SAYS_ANSWER = re.compile(r"answer\s+is\s+\**([A-D])\**", re.IGNORECASE)
+
+REFUSALS = (  # sentences by which the official evaluation knows that a model declines, whatever else it says
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
 
 
 def read_mmbench(path: str | Path, circular: bool = False) -> list[Row]:
@@ -76,8 +83,8 @@ def rolls(row: Row) -> list[Row]:
         if row.get("answer"):
             place = (letters.index(row["answer"]) - shift) % len(letters)
             rolled["answer"] = letters[place]
-        if shift:
-            rolled["image"] = row["index"]  # where the image is
+        if shift and len(row["image"]) > REFERENCE_LETTERS:
+            rolled["image"] = row["index"]  # where the image is; a reference stays as it is
         found.append(rolled)
     return found
 
@@ -99,11 +106,13 @@ def chosen(answer: str, have: Mapping[str, str]) -> str | None:
     """The letter that an answer names, by the exact matching of the official evaluation; None where none is told.
 
     A letter alone among the answer's last four words, or after "answer is", or else the one option whose text is in the
-    answer, unless the answer is more than twice as long as all options.
+    answer, unless the answer is more than twice as long as all options. None of it counts beside one of REFUSALS.
 
     >>> chosen("B.", {"A": "cat", "B": "dog"}), chosen("It is a cat", {"A": "cat", "B": "dog"})
     ('B', 'A')
     """
+    if any(refusal in answer for refusal in REFUSALS):
+        return None
     words = answer.translate(NOT_LETTERS).split()
     named = [letter for letter in have if letter in words]
     if len(named) == 1 and words.index(named[0]) >= len(words) - LAST_WORDS:

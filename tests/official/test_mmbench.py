@@ -33,6 +33,9 @@ def row(index: int, answer: str = "C", **more: str) -> dict[str, str]:
         ("dog or hen", None),
         ("The answer is **B** because it barks at everything that moves", "B"),
         ("A very long tale of nothing that was ever asked for at all", None),
+        ("Cannot determine the answer: B", None),
+        ("I can't process this file. A cat", None),
+        ("Sorry, I can't help with images of people yet. The answer is C", None),
         ("c", None),
         ("Z", None),
         ("", None),
@@ -53,6 +56,16 @@ def test_rolls_move_the_right_letter_with_its_option() -> None:
     assert [each[each["answer"]] for each in rolled] == ["red fox"] * 4
     assert {each["answer"] for each in rolled} == set("ABCD")
     assert [each["A"] for each in rolled] == ["cat", "dog", "red fox", "hen"]
+
+
+def test_rolls_of_a_question_on_another_ones_image_keep_the_reference(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "shared.tsv", [row(1), row(2, image="1"), row(3)])
+    rows = mmbench.read_mmbench(path, circular=True)
+    pictures = row_images(path, rows)
+    assert len(rows) == 12
+    for each, picture in zip(rows, pictures, strict=True):
+        shows = {1: 1, 2: 1, 3: 3}[int(each["index"]) % mmbench.ROLL]
+        assert picture().getpixel((0, 0)) == (shows, 0, 0)
 
 
 def test_two_options_roll_twice() -> None:

@@ -54,10 +54,11 @@ def test_a_move_the_wrong_way_or_a_copy_is_no_success():
     old = next(thing for thing in BEFORE.objects if thing not in edit.scene.objects)
     copied = score(edit, replace(BEFORE, objects=(*BEFORE.objects, moved)))
     assert not copied.score and copied.extra == 1
-    half = replace(moved, x=(moved.x + old.x) / 2, y=(moved.y + old.y) / 2)
-    step = max(abs(moved.x - old.x), abs(moved.y - old.y)) / 2
     rest = tuple(thing for thing in BEFORE.objects if thing is not old)
-    assert score(edit, replace(BEFORE, objects=(*rest, half))).score == (step >= 0.075)
+    way = np.sign([moved.x - old.x, moved.y - old.y])
+    for step, right in ((-0.15, False), (0.0, False), (0.06, False), (0.09, True), (0.15, True)):
+        there = replace(old, x=old.x + step * way[0], y=old.y + step * way[1])
+        assert score(edit, replace(BEFORE, objects=(*rest, there))).score is right, step
 
 
 def test_something_else_in_its_place_is_not_removed():

@@ -12,19 +12,30 @@ from lumina_jax.data.scenes.captions import Look, caption, noun
 from lumina_jax.data.scenes.edits import edits
 from lumina_jax.data.scenes.questions import questions
 from lumina_jax.data.scenes.scene import sample_scene
+from lumina_jax.evals.grading import ceiling
+from lumina_jax.evals.protocol import EXAMPLES
 from lumina_jax.evals.reconstruction import HELD_OUT_SEED, vqgan_round_trip
 from lumina_jax.evals.tasks.common import Truth
 from lumina_jax.evals.tasks.table import EVALUATORS
 
 SIZES = ((128, 128), (160, 96), (96, 160), (144, 112), (112, 144))
-# What the shipped VQGAN leaves of true answers on 100 held-out scenes, less a margin.
+# What the shipped VQGAN leaves of the true answers to a task's first 100 examples: just below what was measured.
+NUM = 100
 CEILINGS = {
-    "segmentation": 0.80,
-    "depth": 0.80,
-    "pose": 0.85,
-    "detection": 0.75,
-    "edit": 0.95,
-    "image_condition": 0.90,
+    "text_to_image": 0.99,
+    "text_to_image_any_size": 0.99,
+    "multi_view": 0.17,  # the relief's shading hardly survives: all else holds in 0.99
+    "image_condition": 0.975,
+    "segmentation": 0.945,
+    "depth": 0.96,
+    "normals": 10.8,  # degrees
+    "pose": 0.885,
+    "detection": 0.955,
+    "edit": 0.98,
+    "next_edit": 0.98,
+    "describe": 1.0,
+    "question": 1.0,
+    "chat": 1.0,
 }
 
 
@@ -70,14 +81,18 @@ def test_the_truth_is_the_best_answer(task):
     assert found["score"] < 0.5 if task == "normals" else found["score"] > 0.99
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", sorted(CEILINGS))
-def test_the_vqgan_leaves_most_of_true_answers(task):
+@pytest.fixture(scope="module")
+def round_trip():
     model = load_model("scenes", parts=("vqgan",))
-    round_trip = vqgan_round_trip(model.params["vqgan"], model.config.vqgan)
-    evaluator = EVALUATORS[task]
-    results = [
-        evaluator.score(truth, round_trip(evaluator.true_answer(truth)))
-        for truth in truths(task, 40)
-    ]
-    assert evaluator.summarise(results)["score"] >= CEILINGS[task]
+    return vqgan_round_trip(model.params["vqgan"], model.config.vqgan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", EXAMPLES)
+def test_the_vqgan_leaves_most_of_true_answers(task, round_trip):
+    found = ceiling([EXAMPLES[task](task, index) for index in range(NUM)], round_trip).summary
+    assert found is not None
+    if found["higher_is_better"]:
+        assert found["score"] >= CEILINGS[task]
+    else:
+        assert found["score"] <= CEILINGS[task]
