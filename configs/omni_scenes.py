@@ -2,8 +2,8 @@
 
     python train.py configs/omni_scenes.py --workdir runs/omni_scenes --init runs/scenes/model --cpu-devices 2
 
-One model paints, edits, draws maps and skeletons, finds, turns, answers and describes (docs/tasks.md). A batch is of one
-kind of conversation each, of one of four lengths.
+One model paints, edits, draws maps and skeletons, finds, turns, answers and describes (docs/tasks.md). A batch is
+of one kind of conversation, and of one of four lengths.
 
 Hardware: two CPU cores; ten minutes to draw and tokenise 128,000 conversations, 75 to train while other work ran on the
 cores. Expected: new tasks start at 5 to 15 nats a token, fall to 2 within 150 steps and to 0.5 to 1.2 at the end;
