@@ -110,10 +110,13 @@ $(DEV): requirements-dev.txt $(RUNTIME)
 	@$(PIP) -r requirements.txt -r $<
 	@touch $@
 
+# torch-fidelity comes without torchvision, whose wheel does not load beside torch's CPU build; the package "tests" that
+# its own wheel holds would hide this project's from processes that tests start.
 $(TORCH): requirements-torch.txt requirements-evals.txt $(DEV)
 	@echo "installing $< into $(VENV)"
 	@$(PIP) -r requirements.txt -r $<
 	@$(PIP) --no-deps "$$(grep ^torch-fidelity requirements-evals.txt)"
+	@rm -rf "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests"
 	@touch $@
 
 # The TPU's compiler alone, for tests and plans on machines without one: JAX itself goes on as it is.
