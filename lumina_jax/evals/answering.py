@@ -1,18 +1,19 @@
 """A model's own answers to the protocol's examples: images painted and words written, turn by turn, in batches."""
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lumina_jax.chat import task_settings
 from lumina_jax.config import SampleConfig
+from lumina_jax.data.records import encode_images
 from lumina_jax.evals.example import Example, Images, Turn
 from lumina_jax.lumina import Lumina
 from lumina_jax.painting import override
 from lumina_jax.sampling.batch import Request
-from lumina_jax.sampling.generate import MAX_SEED, generate
+from lumina_jax.sampling.generate import generate
+from lumina_jax.sampling.policy import candidate_seeds
 from lumina_jax.sampling.text import write_texts
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER, conversation_ids
 from lumina_jax.unirep.image_tokens import image_sentence
@@ -55,7 +56,7 @@ def answers(
             talk.said.append({"from": "human", "value": turn.said})
             talk.images.extend(next(shown) for _ in turn.shown)
         settings = settings_of(turns[0].task, model.settings, named)
-        seeds = [_seed(example.seed, place) for example in examples]
+        seeds = [candidate_seeds(example.seed, place + 1)[place] for example in examples]
         answer = _write if isinstance(turns[0].answer, str) else _paint
         answer(model, talks, turns, [e.truth.size for e in examples], seeds, settings, progress)
     return [Answer(tuple(talk.answers)) for talk in talks]
@@ -83,7 +84,7 @@ def _paint(
     drawn: list[list[Any]] = [[] for _ in talks]
     for number in range(len(turns[0].answer)):
         requests = [
-            Request(context, *size, seed=_seed(seed, number))
+            Request(context, *size, seed=candidate_seeds(seed, number + 1)[number])
             for context, size, seed in zip(contexts, sizes, seeds, strict=True)
         ]
         found = _with_bar(model, requests, settings, turns[0].task, progress)
@@ -138,29 +139,12 @@ def _context(model: Lumina, talk: _Talk) -> np.ndarray:
     return conversation_ids(record, model.tokenizer, lambda ids: ids)[0]
 
 
-def _encoded(model: Lumina, images: Sequence[np.ndarray]) -> Any:
-    """The sentences of images in order, as an iterator; encoded at their own size, as records of training are."""
+def _encoded(model: Lumina, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """The sentences of images in order; encoded at their own size, as records of training are."""
     config = model.config
-    sentences: dict[int, np.ndarray] = {}
-    by_size = sorted(range(len(images)), key=lambda index: images[index].shape)
-    for _, same in groupby(by_size, key=lambda index: images[index].shape):
-        members = list(same)
-        for first in range(0, len(members), BATCH):
-            part = members[first : first + BATCH]
-            filled = part + part[:1] * (BATCH - len(part))  # one compiled program a size
-            pixels = np.stack([images[index] for index in filled])
-            codes = np.asarray(
-                encode_pixels(model.vqgan_params, pixels, config.vqgan, model.layout)
-            )
-            for index, each in zip(part, codes, strict=False):
-                sentences[index] = image_sentence(
-                    each, model.tokenizer.vocab, config.grid, config.image_layout
-                )
-    return iter([sentences[index] for index in range(len(images))])
 
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(encode_pixels(model.vqgan_params, pixels, config.vqgan, model.layout))
 
-def _seed(seed: int, place: int) -> int:
-    """The seed itself, or for a later answer another one made of it."""
-    if place == 0:
-        return seed
-    return int(np.random.SeedSequence((seed, place)).generate_state(1)[0]) & MAX_SEED
+    for codes in encode_images(images, encode, BATCH):
+        yield image_sentence(codes, model.tokenizer.vocab, config.grid, config.image_layout)

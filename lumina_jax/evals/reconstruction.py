@@ -85,7 +85,7 @@ def pictures(scene: Scene, size: tuple[int, int]) -> Iterator[tuple[str, np.ndar
     """The render and every answer image of a scene, by name; a pose only where there is a figure."""
     yield "render", render(scene, *size)
     for name, answer in maps.ANSWERS.items():
-        if name != "pose" or any(thing.shape == "figure" for thing in scene.objects):
+        if name != "pose" or scene.has_figure:
             yield name, answer(scene, *size)
     thing = scene.objects[0]
     yield "boxes", maps.boxes_drawn(scene, *size, f"{thing.colour} {thing.shape}")
