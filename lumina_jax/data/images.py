@@ -130,8 +130,7 @@ def _write_images(
 def _answer_image(scene, width_px: int, height_px: int, rng: np.random.Generator) -> np.ndarray:
     from lumina_jax.data.scenes import maps
 
-    figures = any(item.shape == "figure" for item in scene.objects)
-    kinds = [kind for kind in ANSWER_MAPS if figures or kind != "pose"]
+    kinds = [kind for kind in ANSWER_MAPS if scene.has_figure or kind != "pose"]
     kind = kinds[int(rng.integers(len(kinds)))]
     if kind == "boxes":
         chosen = scene.objects[int(rng.integers(len(scene.objects)))]
