@@ -37,8 +37,14 @@ class Reply:
 def task_settings(task: Task, own: SampleConfig) -> SampleConfig:
     """How an answer to a task is drawn: the model's own settings, with the laws of the task's row in `TASKS`.
 
-    What paints from words alone keeps the model's own, which are made for that.
+    What paints from words alone keeps the model's own, which are made for that. What these say of the task itself
+    (`SampleConfig.by_task`) stands above all.
     """
+    named = [row.settings for row in own.by_task if TASKS[row.task] == task]
+    return override(_laws(task, own), named[-1] if named else {})
+
+
+def _laws(task: Task, own: SampleConfig) -> SampleConfig:
     if task.paints:
         return own
     return replace(
@@ -68,15 +74,16 @@ def answer_history(
     `settings`: None is those of the task whose words the last turn has, as in a `Chat` without settings of its own.
     Raises ValueError of one line where the conversation leaves no room.
     """
-    chosen = settings or turn_settings(model, ids)
+    chosen = settings or turn_settings(model, ids, want)
     request = AnswerRequest(ids, want, size, seed=seed, settings=chosen, max_tokens=max_tokens)
     return write_replies(model, [request], [""])[0]
 
 
-def turn_settings(model: TokenModel, ids: np.ndarray) -> SampleConfig:
+def turn_settings(model: TokenModel, ids: np.ndarray, want: Kind | None = None) -> SampleConfig:
     """How the answer to the last turn of a conversation is drawn unless told otherwise.
 
-    By the task whose fixed words that turn has (`unirep.tasks`), or else as chats are.
+    By the task whose fixed words that turn has (`unirep.tasks`). Other words that want an image are an edit where an
+    image was before; the rest is drawn as chats are.
     """
     vocab, turn = model.tokenizer.vocab, np.asarray(ids)[:-1]
     before = np.flatnonzero(turn == vocab.sep_id)
@@ -88,7 +95,10 @@ def turn_settings(model: TokenModel, ids: np.ndarray) -> SampleConfig:
         for start, stop in zip(edges[::2], edges[1::2], strict=True)
     ]
     said = f" {IMAGE_PLACEHOLDER} ".join(text.strip() for text in texts).strip()
-    return task_settings(TASKS[find_task(said) or "chat"], model.settings)
+    free = "chat"
+    if want == "image" and find_images(ids, vocab):
+        free = "edit" if spans else "next_edit"
+    return task_settings(TASKS[find_task(said) or free], model.settings)
 
 
 def turn_seed(seed: int, turn: int) -> int:
@@ -177,7 +187,7 @@ class Chat:
         context = self._extended(prompt_ids(said, self.model.tokenizer, sentences, np.asarray))
         if want == "image" and size is None:
             size = self._newest_size(context)
-        chats = override(turn_settings(self.model, context), self.settings)
+        chats = override(turn_settings(self.model, context, want), self.settings)
         chosen = override(chats, settings)
         seed = turn_seed(self.seed, len(self.turns)) if seed is None else seed
         request = AnswerRequest(

@@ -5,7 +5,7 @@ numbers without a tag are this project's own choice for its small model.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 IMAGE_LAYOUTS = ("uni_rep", "chameleon")
 CACHE_DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -145,6 +145,26 @@ MAX_SCALE = 1e6  # of guidance and temperature: float32 holds what they are mult
 
 
 @dataclass(frozen=True)
+class TaskSampling:
+    """How answers to one task are drawn; None leaves what the row of `unirep.tasks.TASKS` says."""
+
+    task: str  # that row's name
+    guidance: float | None = None
+    temperature: float | None = None
+    image_top_k: int | None = None
+    text_top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        SampleConfig(**self.settings)  # its limits
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of SampleConfig that it sets."""
+        named = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in named.items() if name != "task"}
+
+
+@dataclass(frozen=True)
 class SampleConfig:
     """How an image is drawn. Defaults as in the paper [P App. F]."""
 
@@ -167,6 +187,7 @@ class SampleConfig:
     drafts: str = "above"  # their first guesses: a row of sampling.drafts.DRAFTS
     branches: tuple[int, ...] = ()  # depths of single second guesses beside their window
     lag: int = 4  # codes by which each row of the decoder "staggered" trails the one above it
+    by_task: tuple[TaskSampling, ...] = ()  # what a checkpoint's own settings are for its tasks
 
     def __post_init__(self) -> None:
         for name in ("guidance", "image_guidance"):

@@ -1,10 +1,12 @@
 """Cast a trained checkpoint to the dtype it is shipped in, with the sampling settings that suit it.
 
 python -m lumina_jax.release runs/scenes/model lumina_jax/assets/scenes --guidance 3
+python -m lumina_jax.release runs/omni/model released --guidance 2.5 --task-settings settings.json
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ from tyro.conf import Positional
 from lumina_jax.checkpoint import load_model, read_config, save_model
 from lumina_jax.cli import parse_arguments, run_main
 from lumina_jax.config import SampleConfig
-from lumina_jax.config_json import config_to_dict
+from lumina_jax.config_json import config_from_dict, config_to_dict
+from lumina_jax.evals.choosing import chosen
+from lumina_jax.evals.report import read_report
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Options:
     guidance: float | None = None  # settings that `Lumina.load` makes the model's own
     temperature: float | None = None
     image_top_k: int | None = None
+    # those of answers to tasks: a file that `python -m lumina_jax.evals --choose-settings` wrote
+    task_settings: Path | None = None
 
 
 def release(
@@ -53,10 +59,29 @@ def release(
 def main() -> None:
     """Read the command line."""
     options = parse_arguments(Options, prog="python -m lumina_jax.release")
+    sample = _named_settings(options)
+    print(f"wrote {release(options.source, options.target, options.dtype, sample)}")
+
+
+def _named_settings(options: Options) -> SampleConfig | None:
+    """The source's own settings with those of the command line above them; None where it names none."""
     names = ("guidance", "temperature", "image_top_k")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    sample = SampleConfig(**given) if given else None
-    print(f"wrote {release(options.source, options.target, options.dtype, sample)}")
+    if options.task_settings is not None:
+        given["by_task"] = chosen(_report(options.task_settings))
+    if not given:
+        return None
+    own = read_config(options.source)[1].get("sample", {})
+    return replace(config_from_dict(SampleConfig, own), **given)
+
+
+def _report(path: Path) -> dict[str, Any]:
+    found = read_report(path)
+    if found is None:
+        raise ValueError(f"{path}: no such file; `python -m lumina_jax.evals` writes one")
+    if any("best" not in row for row in found["tasks"].values()):
+        raise ValueError(f"{path}: holds scores; want what `--choose-settings` wrote")
+    return found
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from lumina_jax.checkpoint import LoadedModel
 from lumina_jax.checksums import digests_of_leaves
 from lumina_jax.config import ModelConfig, SampleConfig
-from lumina_jax.dims import Array
+from lumina_jax.dims import Array, pick
 from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.image_files import Picture, open_image
 from lumina_jax.model.chameleon import forward
@@ -27,6 +27,7 @@ from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.sharding import Layout, batch_ways
 from lumina_jax.unirep.conversation import conversation_ids
 from lumina_jax.unirep.image_tokens import fit_image, image_sentence, parse_image
+from lumina_jax.unirep.tasks import TASKS
 from lumina_jax.unirep.text import TextTokenizer
 from lumina_jax.vqgan.sharded import decode_images, encode_pixels, place_vqgan
 
@@ -78,6 +79,8 @@ class TokenModel:
         self.vqgan_params = place_vqgan(vqgan_params, layout)
         self.tokenizer = tokenizer
         self.settings = settings or SampleConfig()
+        for row in self.settings.by_task:
+            pick(TASKS, row.task, "task of the settings")
         self.precision = precision
         self._digest = checkpoint_digest
 

@@ -7,7 +7,8 @@ import pytest
 
 from lumina_jax import Lumina
 from lumina_jax.chat import Chat, answer_history, task_settings, turn_seed, turn_settings
-from lumina_jax.config import SampleConfig
+from lumina_jax.config import SampleConfig, TaskSampling
+from lumina_jax.token_model import TokenModel
 from lumina_jax.unirep.conversation import conversation_ids, prompt_ids
 from lumina_jax.unirep.image_tokens import image_sentence
 from lumina_jax.unirep.tasks import TASKS, find_task, task_prompt, text_to_image
@@ -160,3 +161,40 @@ def test_history_tells_the_task_of_its_last_turn(small_lumina, golden_tokenizer,
         assert turn_settings(model, said) == wanted
         assert turn_settings(model, np.concatenate([history, said[1:]])) == wanted
         assert (known == task) == (task not in ("edit", "next_edit"))
+        if known != task:  # words that are no task's own change the image before them
+            edit = task_settings(TASKS["edit"], model.settings)
+            shown = prompt_ids("Here <|image|>", tokenizer, [sentence], np.asarray)
+            after = np.concatenate([shown, said[1:]])
+            assert turn_settings(model, after, "image") == edit
+            assert turn_settings(model, after, "text") == wanted != edit
+
+
+def test_what_a_checkpoint_says_of_a_task_stands_above_its_row() -> None:
+    rows = TaskSampling("depth", image_top_k=1), TaskSampling("multi_view", guidance=1.5)
+    own = SampleConfig(guidance=3.0, by_task=rows)
+    depth, views = (task_settings(TASKS[name], own) for name in ("depth", "multi_view"))
+    assert (depth.image_top_k, depth.guidance, depth.by_task) == (1, TASKS["depth"].guidance, ())
+    assert (views.image_top_k, views.guidance) == (own.image_top_k, 1.5)
+    assert task_settings(TASKS["normals"], own).image_top_k == TASKS["normals"].image_top_k
+
+
+def test_settings_of_one_answer_hold_none_of_other_tasks(small_lumina) -> None:
+    model = copy.copy(small_lumina)
+    model.settings = SampleConfig(by_task=(TaskSampling("depth", image_top_k=1),))
+    image = model.generate("a dome", size=(32, 32), image_top_k=3)
+    assert (image.settings.image_top_k, image.settings.by_task) == (3, ())
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ({"task": "depths"}, "unknown task of the settings 'depths'.*did you mean 'depth'"),
+        ({"task": "depth", "image_top_k": 0}, "image_top_k 0: top-k must be at least 1"),
+        ({"task": "depth", "guidance": -1.0}, "guidance -1.0: want a finite number"),
+    ],
+)
+def test_settings_of_tasks_are_checked(small_lumina, row, words) -> None:
+    model = small_lumina
+    with pytest.raises(ValueError, match=words):
+        settings = SampleConfig(by_task=(TaskSampling(**row),))
+        TokenModel(model.config, model.params, model.vqgan_params, model.tokenizer, settings)

@@ -1,5 +1,6 @@
 """A released checkpoint: same values in bfloat16, same tokenizer, readable."""
 
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 
 from lumina_jax.checkpoint import load_model, read_config, save_model
-from lumina_jax.config import SampleConfig
+from lumina_jax.config import SampleConfig, TaskSampling
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.model.presets import PRESETS
-from lumina_jax.release import release
+from lumina_jax.release import main, release
 
 
 @pytest.fixture
@@ -39,3 +40,42 @@ def test_release_refuses_other_dtypes_and_writes_nothing(trained: Path, tmp_path
     with pytest.raises(ValueError, match="int8.*want bfloat16 or float32"):
         release(trained, tmp_path / "shipped", dtype="int8")
     assert not (tmp_path / "shipped").exists()
+
+
+def settings_of(folder: Path) -> SampleConfig:
+    return config_from_dict(SampleConfig, read_config(folder)[1]["sample"])
+
+
+def test_settings_of_tasks_are_released_above_the_own(trained: Path, tmp_path: Path, monkeypatch):
+    report = tmp_path / "settings.json"
+    report.write_text(
+        '{"tasks": {"depth": {"best": {"image_top_k": 1}}, "pose": {"best": {}}, "edit": {"best": {"guidance": 2.0}}}}'
+    )
+    first = release(trained, tmp_path / "first", sample=SampleConfig(guidance=2.5))
+    command(monkeypatch, first, tmp_path / "second", "--task-settings", report)
+    rows = TaskSampling("depth", image_top_k=1), TaskSampling("edit", guidance=2.0)
+    assert settings_of(tmp_path / "second") == SampleConfig(guidance=2.5, by_task=rows)
+    command(monkeypatch, tmp_path / "second", tmp_path / "third", "--guidance", "3")
+    assert settings_of(tmp_path / "third") == SampleConfig(guidance=3.0, by_task=rows)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, "no such file"),
+        ('{"tasks": {"depth": {"scores": {}}}}', "holds scores; want what `--choose-settings`"),
+        ("[]", "holds no report of tasks"),
+    ],
+)
+def test_another_file_is_no_choice_of_settings(trained, tmp_path, monkeypatch, content, words):
+    report = tmp_path / "settings.json"
+    if content is not None:
+        report.write_text(content)
+    with pytest.raises(ValueError, match=words):
+        command(monkeypatch, trained, tmp_path / "shipped", "--task-settings", report)
+    assert not (tmp_path / "shipped").exists()
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["release", *map(str, words)])
+    main()

@@ -3,6 +3,7 @@
 python -m lumina_jax.evals scenes --choose-guidance --out scores.json
 python -m lumina_jax.evals scenes --tasks all --out report.json --pictures pages
 python -m lumina_jax.evals runs/omni/model --tasks question edit --num 50
+python -m lumina_jax.evals runs/omni/model --tasks all --num 28 --choose-settings settings.json
 python -m lumina_jax.evals runs/omni/model --against-checkpoint scenes --prompts-per-category 500
 python -m lumina_jax.evals scenes --precision int8 --against float32 --prompts-per-category 500
 python -m lumina_jax.evals runs/vqgan/model --vqgan
@@ -45,6 +46,8 @@ class Options:
     # another model to paint the same prompts with, seed by seed, and to tell the loss against
     against_checkpoint: str | None = None
     choose_guidance: bool = False  # first find the best guidance, on other prompts
+    # with --tasks: find the best settings of each, on other examples, and write them there for `lumina_jax.release`
+    choose_settings: Path | None = None
     # a JSON file with the scores and every judgement; with --tasks a run that was cut off goes on with what is there
     out: Path | None = None
     vqgan: bool = False  # score the VQGAN alone: PSNR, and what the detector reads
@@ -70,26 +73,48 @@ def check(options: Options) -> None:
     default = Options("")
     of_categories = ("prompts_per_category", "seed", "reserved", "choose_guidance")
     of_categories += ("against", "against_checkpoint")
+    of_tasks = ("num", "pictures", "choose_settings")
     unread = {
-        "--vqgan": ("tasks", "num", "pictures", "precision", *SETTINGS, *of_categories),
+        "--vqgan": ("tasks", "precision", *of_tasks, *SETTINGS, *of_categories),
+        "--choose-settings": ("num_images", "pictures", "out", *SETTINGS, *of_categories),
         "--tasks": ("num_images", *of_categories),
-        "the six categories": ("num", "pictures", "text_top_k", "num_images"),
+        "the six categories": ("text_top_k", "num_images", *of_tasks),
     }
     what = "--vqgan" if options.vqgan else "--tasks" if options.tasks else "the six categories"
+    if options.tasks and options.choose_settings is not None and not options.vqgan:
+        what = "--choose-settings"
     for name in unread[what]:
         if getattr(options, name) != getattr(default, name):
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} has no meaning for {what}: leave one of them out")
     if options.against is not None and options.against_checkpoint is not None:
         raise ValueError("--against and --against-checkpoint: want one comparison at a time")
-    if options.out is not None:
-        from lumina_jax.image_files import check_folder
+    for path in (options.out, options.choose_settings):
+        if path is not None:
+            from lumina_jax.image_files import check_folder
 
-        check_folder(options.out.parent)
+            check_folder(path.parent)
+
+
+def choose_for_tasks(options: Options, path: Path) -> None:
+    """Try settings of the tasks, write what was tried and chosen."""
+    from lumina_jax.evals.choosing import OWN_CHOICE, choose_settings
+    from lumina_jax.evals.kept import load_scored
+    from lumina_jax.evals.report import RECONSTRUCTION, chosen_tasks, read_report, write_report
+
+    is_all, others = "all" in options.tasks, (RECONSTRUCTION, *OWN_CHOICE)
+    tasks = [t for t in chosen_tasks(options.tasks) if not (is_all and t in others)]
+    earlier = read_report(path)
+    model = load_scored(options.checkpoint, options.precision)
+    save = partial(write_report, path)
+    choose_settings(model, tasks, options.num, earlier=earlier, save=save)
+    print(path)
 
 
 def score_protocol(options: Options) -> None:
     """Answer and score the tasks' examples."""
+    if options.choose_settings is not None:
+        return choose_for_tasks(options, options.choose_settings)
     from lumina_jax.evals.kept import load_scored
     from lumina_jax.evals.report import chosen_tasks, read_report, score_tasks, write_report
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from math import sqrt
+from typing import Literal
 
 import numpy as np
 
@@ -28,8 +29,9 @@ from lumina_jax.evals.prompts import CATEGORIES, SIZES_PX, Prompt
 from lumina_jax.evals.tasks.common import Size, Truth
 from lumina_jax.unirep.tasks import TASKS
 
-VERSION = 1  # of the protocol: scores of different versions cannot be compared
+VERSION = 2  # of the protocol: scores of different versions cannot be compared
 NUM_EXAMPLES = 100
+MOST_EXAMPLES = 1000  # of each kind; those after them are for choosing settings
 KINDS = {  # of examples, in turn, of tasks that are told apart by them; `num` is of each
     "text_to_image": len(CATEGORIES),
     "image_condition": len(MAPS),
@@ -44,15 +46,20 @@ FORMS = {  # answers wanted of a kind of question, in turn: "yes", "no", or by n
 }
 
 
-def examples(task: str, num: int = NUM_EXAMPLES) -> list[Example]:
+def examples(
+    task: str, num: int = NUM_EXAMPLES, purpose: Literal["score", "choose"] = "score"
+) -> list[Example]:
     """The first examples of a task, `num` of each of its KINDS: a pure function, and the beginning of more.
 
-    Kinds come in turn. Raises ValueError for an unknown task and for none.
+    Kinds come in turn. Those to "choose" settings on are none of those to score. Raises ValueError for an unknown task,
+    for none, and for more than MOST_EXAMPLES.
     """
     make = pick(EXAMPLES, task, "task")
-    if num < 1:
-        raise ValueError(f"{num} examples of {task}: want at least 1")
-    return [make(task, index) for index in range(num * KINDS.get(task, 1))]
+    if not 1 <= num <= MOST_EXAMPLES:
+        raise ValueError(f"{num} examples of {task}: want 1 to {MOST_EXAMPLES}")
+    first = MOST_EXAMPLES if purpose == "choose" else 0
+    kinds = KINDS.get(task, 1)
+    return [make(task, index) for index in range(first * kinds, (first + num) * kinds)]
 
 
 def example_rng(task: str, index: int) -> np.random.Generator:

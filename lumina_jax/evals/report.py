@@ -65,7 +65,7 @@ def score_tasks(
     another run, and for a model that has no room for a task's conversations.
     """
     report: dict[str, Any] = {**heading(model), "num": num, "named": named}
-    found = _of_the_same_run(report, earlier)
+    found = of_the_same_run(report, earlier)
     for task in tasks:
         sheet = None if pictures is None or task == RECONSTRUCTION else pictures / f"{task}.png"
         if _is_complete(found.get(task), with_levels, sheet):
@@ -90,9 +90,7 @@ def read_report(path: Path | None, of: str = "tasks") -> dict[str, Any] | None:
         raise ValueError(f"{path}: holds no report of {of}; name another file") from None
 
 
-def _of_the_same_run(
-    report: Mapping[str, Any], earlier: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def of_the_same_run(report: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
     """The tasks of an earlier report of the same checkpoint, protocol, code, machine and settings."""
     if earlier is None:
         return {}

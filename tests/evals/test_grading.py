@@ -33,7 +33,7 @@ MOST_CHANCE = {  # that the true answers of other examples may score
     "next_edit": 0.2,
     "text_to_image": 0.35,
     "text_to_image_any_size": 0.35,
-    "multi_view": 0.0,
+    "multi_view": 0.5,  # of two examples; 0.08 of a hundred
 }
 LEAST_ANGLE_DEG = 20.0  # of the normals' chance
 NUM = {"multi_view": 2}  # examples, of the others 8

@@ -160,5 +160,5 @@ def test_a_chat_ends_in_a_question_that_its_words_answer():
 def test_wrong_requests_are_refused():
     with pytest.raises(ValueError, match="task 'paint'"):
         examples("paint", 1)
-    with pytest.raises(ValueError, match="0 examples of depth: want at least 1"):
+    with pytest.raises(ValueError, match="0 examples of depth: want 1 to 1000"):
         examples("depth", 0)

@@ -131,19 +131,19 @@ def shows(said: Said, seen: Detection) -> bool:
     if said.background is not None and seen.background != said.background:
         return False
     mentions = said.single
-    fits = [[_matches(each, thing) for thing in seen.objects] for each in mentions]
+    fits = [[matches(each, thing) for thing in seen.objects] for each in mentions]
     if len(pairs(fits)) < len(mentions):
         return False
     if said.where is None:
         return True
     first, second = said.mentions
     return any(
-        _matches(first, a) and _matches(second, b) and said.where in relations_of(a, b)
+        matches(first, a) and matches(second, b) and said.where in relations_of(a, b)
         for a, b in product(seen.objects, seen.objects)
     )
 
 
-def _matches(mention: Mention, thing: DetectedObject) -> bool:
+def matches(mention: Mention, thing: DetectedObject) -> bool:
     """Whether a seen object has what a mention names."""
     return (
         mention.shape == thing.shape

@@ -72,7 +72,7 @@ _PAINTED = Evaluator(score_painted, summarise_painted, _picture, "as asked")
 EVALUATORS = {
     "text_to_image": _PAINTED,
     "text_to_image_any_size": _PAINTED,
-    "multi_view": Evaluator(score_views, summarise_views, _views, "right and consistent views"),
+    "multi_view": Evaluator(score_views, summarise_views, _views, "objects that stay"),
     "image_condition": Evaluator(score_condition, summarise_conditions, _picture, "mIoU"),
     "segmentation": _SEGMENTATION,
     "depth": Evaluator(score_depth, summarise_depth, _map("depth"), "delta1"),

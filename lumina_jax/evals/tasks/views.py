@@ -9,7 +9,6 @@ negative.
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from math import hypot, sqrt
 from typing import NamedTuple
 
@@ -21,26 +20,28 @@ from lumina_jax.data.scenes.colours import SHADES, UNKNOWN
 from lumina_jax.data.scenes.detector import DetectedObject, Detection, detect
 from lumina_jax.data.scenes.render import COLOUR_RGB
 from lumina_jax.evals.intervals import mean, share
-from lumina_jax.evals.tasks.common import Summary, Truth, check_size
-from lumina_jax.evals.tasks.conditions import asked_by, shows
+from lumina_jax.evals.tasks.common import Summary, Truth, check_size, pairs
+from lumina_jax.evals.tasks.conditions import asked_by, matches, shows
 
 # Measured on turned truths: places are off the fit by up to 0.55 px, and heights by up to 0.07 radii.
 PLACE_TOLERANCE = 0.02  # scene units that a place in a view may be off the fit, 2.6 px of 128
 HEIGHT_TOLERANCE = 0.2  # of an outline, in its radii
 INSIDE = 0.8  # radii around an object's centre within which its shading is compared
 HUE_DISTANCE = 25.0  # RGB distance of a px from the shades of its object's colour
+FAR = 1e6  # px, no distance within a picture
 LARGEST_SHIFT = 0.5  # radii
 LEAST_SHIFT = 0.03  # radii, of the shading, on the mean over a scene's objects: a px of one of 30
 
 
 class ViewsScore(NamedTuple):
-    """`score`: whether all of it holds."""
+    """`score`: objects that are asked for and stay through all views, over the most that are asked for or seen."""
 
-    score: bool
+    score: float
+    right: bool  # whether all of the following holds
     asked: float  # share of the views that show what the caption asks
     same: bool  # whether all views show the same shapes in the same colours
-    placed: float  # share of the objects whose places turn as the camera does; 0 where `same` does not hold
-    shift: float  # of the shading from the first view to the last, in radii, the objects' mean; 0 likewise
+    placed: float  # share of the first view's objects that stay and whose places turn as the camera does
+    shift: float  # of the shading from the first view to the last, in radii, mean of the objects that stay
 
 
 def score_views(truth: Truth, answer: Sequence[np.ndarray]) -> ViewsScore:
@@ -55,21 +56,23 @@ def score_views(truth: Truth, answer: Sequence[np.ndarray]) -> ViewsScore:
     looks = [Counter((o.shape, o.colour) for o in each.objects) for each in seen]
     known = bool(looks[0]) and not any(UNKNOWN in look for look in looks[0])
     same = known and all(each == looks[0] for each in looks)
-    placed = shift = 0.0
-    if same:
-        tracks = _followed(seen)
-        placed = float(np.mean([_turns(each, truth) for each in tracks]))
-        shift = float(np.mean([shading_shift(each, answer[0], answer[-1]) for each in tracks]))
+    tracks = [track for track in _followed(seen) if _turns(track, truth)]
+    found = pairs([[matches(each, track[0]) for track in tracks] for each in said.single])
+    most = max(len(said.single), *(len(each.objects) for each in seen))
+    placed = len(tracks) / max(len(seen[0].objects), 1)
+    shifts = [shading_shift(each, answer[0], answer[-1]) for each in tracks]
+    shift = float(np.mean(shifts)) if shifts else 0.0
     right = asked == 1 and same and placed == 1 and shift >= LEAST_SHIFT
-    return ViewsScore(right, asked, same, placed, shift)
+    return ViewsScore(len(found) / most, right, asked, same, placed, shift)
 
 
 def summarise_views(results: Sequence[ViewsScore]) -> Summary:
-    """The share of sets of views in which all holds, and each of the parts."""
+    """How much is asked for and stays; the share of sets of views in which all holds, and each of the parts."""
     return {
-        "metric": "right and consistent views",
-        **share([each.score for each in results]),
+        "metric": "objects that stay",
+        **mean([each.score for each in results]),
         "higher_is_better": True,
+        "all_right": share([each.right for each in results]),
         "asked": mean([each.asked for each in results]),
         "same_objects": share([each.same for each in results]),
         "placed": mean([each.placed for each in results]),
@@ -78,19 +81,22 @@ def summarise_views(results: Sequence[ViewsScore]) -> Summary:
 
 
 def _followed(seen: Sequence[Detection]) -> list[list[DetectedObject]]:
-    """The objects through views that show the same looks: each with the nearest of its look in the next view."""
-    tracks = [[thing] for thing in seen[0].objects]
-    for _, after in pairwise(seen):
-        cost = np.array([[_distance(track[-1], o) for o in after.objects] for track in tracks])
-        for row, column in zip(*linear_sum_assignment(cost), strict=True):
-            tracks[row].append(after.objects[column])
+    """The objects that are in all views: each with the nearest of its look in the next view."""
+    tracks = [[thing] for thing in seen[0].objects if UNKNOWN not in (thing.shape, thing.colour)]
+    for place, after in enumerate(seen[1:], 1):
+        cost = [[_distance(track[-1], o) for o in after.objects] for track in tracks]
+        table = np.array(cost).reshape(len(tracks), len(after.objects))
+        for row, column in zip(*linear_sum_assignment(table), strict=True):
+            if table[row, column] < FAR:
+                tracks[row].append(after.objects[column])
+        tracks = [track for track in tracks if len(track) > place]
     return tracks
 
 
 def _distance(first: DetectedObject, second: DetectedObject) -> float:
-    """Px between two objects' centres; far where their looks differ."""
+    """Px between two objects' centres; FAR where their looks differ."""
     away = hypot(first.x_px - second.x_px, first.y_px - second.y_px)
-    return away if (first.shape, first.colour) == (second.shape, second.colour) else 1e6
+    return away if (first.shape, first.colour) == (second.shape, second.colour) else FAR
 
 
 def fit_turn(track: Sequence[DetectedObject], width_px: int) -> tuple[float, float]:

@@ -1,0 +1,96 @@
+"""Which settings suit a checkpoint's answers, task by task, found on examples that the protocol never scores.
+
+A task is tried greedy at every scale of GUIDANCES, then at the best one with every top-k of TOP_KS; words are drawn
+without guidance. What the task's row in `TASKS` says is tried too, and kept where nothing is better.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lumina_jax.config import TaskSampling
+from lumina_jax.evals.answering import answers
+from lumina_jax.evals.grading import grade
+from lumina_jax.evals.protocol import examples
+from lumina_jax.evals.report import heading, of_the_same_run
+from lumina_jax.lumina import Lumina
+from lumina_jax.unirep.tasks import TASKS
+
+GUIDANCES = (1.0, 1.5, 2.0, 3.0)
+TOP_KS = (1, 4, 20)  # codes, the first one with every guidance
+TEXT_TOP_KS = (1, 2)
+OWN_CHOICE = ("text_to_image", "text_to_image_any_size")  # `scores.choose_guidance` is for these
+
+
+def choose_settings(
+    model: Lumina,
+    tasks: Sequence[str],
+    num: int,
+    *,
+    progress: bool = True,
+    earlier: Mapping[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """A report {…, "tasks": {task: {"tried": [{"settings", "score"}], "best": settings}}} of `num` examples each.
+
+    A conversation's earlier turns are drawn with what was chosen for their tasks, if that was before. `save` and
+    `earlier` are those of `report.score_tasks`. Afterwards the model itself has the chosen settings.
+    """
+    report = {**heading(model), "num": num}
+    found = of_the_same_run(report, earlier)
+    for task in tasks:
+        if task in OWN_CHOICE:
+            raise ValueError(
+                f"{task} is drawn by the checkpoint's own settings: choose its guidance without --tasks"
+            )
+        if task not in found:
+            tried, best = _try(model, task, num, progress)
+            found[task] = {"tried": tried, "best": best}
+            if save is not None:
+                save({**report, "tasks": found})
+        _give(model, task, found[task]["best"])
+    return {**report, "tasks": found}
+
+
+def chosen(report: Mapping[str, Any]) -> tuple[TaskSampling, ...]:
+    """What a report of `choose_settings` chose, without the tasks whose row in `TASKS` is best."""
+    best = {task: row["best"] for task, row in report["tasks"].items()}
+    return tuple(TaskSampling(task, **settings) for task, settings in best.items() if settings)
+
+
+def _try(
+    model: Lumina, task: str, num: int, progress: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All that was tried of one task, and the best settings, the first of equals."""
+    asked, tried = examples(task, num, "choose"), []
+
+    def attempt(**settings: Any) -> tuple[float, dict[str, Any]]:
+        _give(model, task, settings)
+        given = [answer.last for answer in answers(model, asked, progress)]
+        summary = grade(asked, given).summary
+        assert summary is not None
+        tried.append({"settings": settings, "score": summary["score"]})
+        if progress:
+            told = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+            print(f"{task:16} {told or 'its own row':32} {summary['score']:7.3f}", flush=True)
+        return summary["score"] * (1 if summary["higher_is_better"] else -1), settings
+
+    found = [attempt()]
+    if TASKS[task].answer == "text":
+        found += [attempt(text_top_k=top_k) for top_k in TEXT_TOP_KS]
+    else:
+        found += [attempt(guidance=scale, image_top_k=TOP_KS[0]) for scale in GUIDANCES]
+        scale = _best(found[1:])["guidance"]
+        found += [attempt(guidance=scale, image_top_k=top_k) for top_k in TOP_KS[1:]]
+    return tried, _best(found)
+
+
+def _best(found: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
+    return max(found, key=lambda each: each[0])[1]
+
+
+def _give(model: Lumina, task: str, settings: Mapping[str, Any]) -> None:
+    """Make `settings` the model's own of a task, none where there are none."""
+    others = tuple(row for row in model.settings.by_task if row.task != task)
+    own = (TaskSampling(task, **settings),) if settings else ()
+    model.settings = replace(model.settings, by_task=others + own)
