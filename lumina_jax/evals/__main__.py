@@ -3,7 +3,7 @@
 python -m lumina_jax.evals scenes --choose-guidance --out scores.json
 python -m lumina_jax.evals scenes --tasks all --out report.json --pictures pages
 python -m lumina_jax.evals runs/omni/model --tasks question edit --num 50
-python -m lumina_jax.evals runs/omni/model --tasks all --num 28 --choose-settings settings.json
+python -m lumina_jax.evals runs/omni/model --tasks all --num 24 --choose-settings settings.json
 python -m lumina_jax.evals runs/omni/model --against-checkpoint scenes --prompts-per-category 500
 python -m lumina_jax.evals scenes --precision int8 --against float32 --prompts-per-category 500
 python -m lumina_jax.evals runs/vqgan/model --vqgan
@@ -34,7 +34,8 @@ class Options:
     # tasks of the protocol, rows of unirep.tasks.TASKS or "reconstruction", or "all"; without them the six
     # categories alone
     tasks: tuple[str, ...] = ()
-    num: int = 100  # with --tasks: examples of each, where it has kinds of each kind
+    # with --tasks: examples of each, where it has kinds of each kind; with --choose-settings of all kinds together
+    num: int = 100
     pictures: Path | None = None  # with --tasks: a folder for a page of pictures of each
     prompts_per_category: int = 100  # six categories; prompt i is painted once, with seed i
     seed: int = 0  # of the choice of prompts

@@ -11,12 +11,12 @@ from typing import Any
 from lumina_jax.config import TaskSampling
 from lumina_jax.evals.answering import answers
 from lumina_jax.evals.grading import grade
-from lumina_jax.evals.protocol import examples
+from lumina_jax.evals.protocol import KINDS, examples
 from lumina_jax.evals.report import heading, of_the_same_run
 from lumina_jax.lumina import Lumina
 from lumina_jax.unirep.tasks import TASKS
 
-GUIDANCES = (1.0, 1.5, 2.0, 3.0)
+GUIDANCES = (1.0, 1.5, 2.0)
 TOP_KS = (1, 4, 20)  # codes, the first one with every guidance
 TEXT_TOP_KS = (1, 2)
 OWN_CHOICE = ("text_to_image", "text_to_image_any_size")  # `scores.choose_guidance` is for these
@@ -31,10 +31,11 @@ def choose_settings(
     earlier: Mapping[str, Any] | None = None,
     save: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """A report {…, "tasks": {task: {"tried": [{"settings", "score"}], "best": settings}}} of `num` examples each.
+    """A report {…, "tasks": {task: {"tried": [{"settings", "score"}], "best": settings}}} of about `num` examples each.
 
-    A conversation's earlier turns are drawn with what was chosen for their tasks, if that was before. `save` and
-    `earlier` are those of `report.score_tasks`. Afterwards the model itself has the chosen settings.
+    A task with KINDS has equally many of each, at least `num` together. A conversation's earlier turns are drawn with
+    what was chosen for their tasks, if that was before. `save` and `earlier` are those of `report.score_tasks`.
+    Afterwards the model itself has the chosen settings.
     """
     report = {**heading(model), "num": num}
     found = of_the_same_run(report, earlier)
@@ -62,7 +63,8 @@ def _try(
     model: Lumina, task: str, num: int, progress: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """All that was tried of one task, and the best settings, the first of equals."""
-    asked, tried = examples(task, num, "choose"), []
+    of_kind = -(-num // KINDS.get(task, 1))
+    asked, tried = examples(task, of_kind, "choose"), []
 
     def attempt(**settings: Any) -> tuple[float, dict[str, Any]]:
         _give(model, task, settings)
