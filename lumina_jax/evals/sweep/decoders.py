@@ -1,0 +1,104 @@
+"""Every decoder on the same prompts: score, passes of the network, time, and whether it draws the very same codes."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lumina_jax.config import SampleConfig
+from lumina_jax.evals.intervals import mean, share
+from lumina_jax.evals.sweep.points import Point, Row, Sweep, drawn, judged, row_of
+from lumina_jax.evals.sweep.timing import interleaved
+from lumina_jax.sampling import DECODERS
+from lumina_jax.sampling.generate import generate
+
+BASE = "sequential"
+SIX = (1, 1, 1, 2, 2, 3)  # depths of second guesses
+VARIANTS: dict[str, dict[str, Any]] = {  # beside every row of DECODERS as SampleConfig has it
+    "jacobi, window 4": {"decoder": "jacobi", "window": 4},
+    "jacobi, window 8": {"decoder": "jacobi", "window": 8},
+    "jacobi, uniform drafts": {"decoder": "jacobi", "drafts": "uniform"},
+    "jacobi, 6 branches": {"decoder": "jacobi", "branches": SIX},
+    "coupled, 6 branches": {"decoder": "coupled", "branches": SIX},
+    "staggered, lag 2": {"decoder": "staggered", "lag": 2},
+}
+TIED = (
+    "sequential",
+    "jacobi",
+)  # decoders that draw the same codes as "sequential", token for token
+SAME_WHEN_GREEDY = (*TIED, "coupled")  # … and of the likeliest codes there is one image only
+
+
+def decoder_settings() -> dict[str, dict[str, Any]]:
+    """What each row changes in the model's settings; "sequential" first."""
+    plain = {
+        name: getattr(SampleConfig(), name) for name in ("window", "drafts", "branches", "lag")
+    }
+    named = {name: {"decoder": name} for name in (BASE, *DECODERS)} | VARIANTS
+    return {name: {**plain, **changes} for name, changes in named.items()}
+
+
+def sweep_decoders(sweep: Sweep) -> list[Row]:
+    """Every row against "sequential"; "as sequential" is the share of images with the very same codes.
+
+    A share under 1 where a decoder promises the same codes tells of near-ties that rounding decided.
+    """
+    rows_of = decoder_settings()
+    found = {name: sweep.keep(name, partial(_point, sweep, rows_of[name])) for name in rows_of}
+    greedy = {
+        name: sweep.keep(f"{name}, greedy", partial(_codes, sweep, changes, greedy=True))
+        for name, changes in rows_of.items()
+        if changes["decoder"] in SAME_WHEN_GREEDY
+    }
+    times = {
+        count: sweep.keep(f"times of {count}", partial(_times, sweep, count))
+        for count in dict.fromkeys((1, sweep.amounts.timed_images))
+    }
+    rows = []
+    for name, point in found.items():
+        more: dict[str, Any] = {"passes": mean(point["passes"])}
+        if rows_of[name]["decoder"] in TIED:
+            more["as sequential"] = _same(found[BASE], point)
+        if name in greedy:
+            more["greedy as sequential"] = _same(greedy[BASE], greedy[name])
+        for count, times_of in times.items():
+            label = "1 image" if count == 1 else f"{count} images"
+            more[f"seconds, {label}"] = times_of[name]["seconds"]
+            more[f"time of {label}"] = times_of[name]["ratio"]
+        rows.append(row_of(sweep, name, point, None if name == BASE else found[BASE], **more))
+    return rows
+
+
+def _point(sweep: Sweep, changes: dict[str, Any]) -> Point:
+    found = drawn(sweep, replace(sweep.model.settings, **changes))
+    codes = [image.codes for image in found.images]
+    return {"right": judged(sweep, codes), "passes": found.passes, "codes": _plain(codes)}
+
+
+def _codes(sweep: Sweep, changes: dict[str, Any], greedy: bool) -> Point:
+    """The codes of the first prompts."""
+    some = replace(sweep, prompts=sweep.prompts[: 2 * sweep.amounts.timed_images])
+    own = replace(sweep.model.settings, **changes)
+    found = drawn(some, replace(own, image_top_k=1) if greedy else own)
+    return {"codes": _plain([image.codes for image in found.images])}
+
+
+def _plain(codes: list[np.ndarray | None]) -> list[list[int]]:
+    return [np.asarray(each).ravel().tolist() for each in codes]
+
+
+def _same(base: Point, point: Point) -> dict[str, float]:
+    return share([a == b for a, b in zip(base["codes"], point["codes"], strict=True)])
+
+
+def _times(sweep: Sweep, count: int) -> Point:
+    """Seconds of drawing the first `count` prompts."""
+
+    def call(settings: SampleConfig) -> None:
+        generate(sweep.model.loaded, sweep.requests(settings)[:count], settings)
+
+    own = sweep.model.settings
+    settings = {name: replace(own, **changes) for name, changes in decoder_settings().items()}
+    calls = {name: partial(call, each) for name, each in settings.items()}
+    return dict(interleaved(calls, BASE, sweep.amounts.rounds))
