@@ -8,7 +8,15 @@ import numpy as np
 
 from lumina_jax.config import SampleConfig
 from lumina_jax.evals.intervals import mean, share
-from lumina_jax.evals.sweep.points import Point, Row, Sweep, drawn, judged, row_of
+from lumina_jax.evals.sweep.points import (
+    Point,
+    Row,
+    Sweep,
+    drawn,
+    judged,
+    row_of,
+    some_requests,
+)
 from lumina_jax.evals.sweep.timing import interleaved
 from lumina_jax.sampling import DECODERS
 from lumina_jax.sampling.generate import generate
@@ -47,7 +55,7 @@ def sweep_decoders(sweep: Sweep) -> list[Row]:
     rows_of = decoder_settings()
     found = {name: sweep.keep(name, partial(_point, sweep, rows_of[name])) for name in rows_of}
     greedy = {
-        name: sweep.keep(f"{name}, greedy", partial(_codes, sweep, changes, greedy=True))
+        name: sweep.keep(f"{name}, greedy", partial(_greedy, sweep, changes))
         for name, changes in rows_of.items()
         if changes["decoder"] in SAME_WHEN_GREEDY
     }
@@ -76,12 +84,11 @@ def _point(sweep: Sweep, changes: dict[str, Any]) -> Point:
     return {"right": judged(sweep, codes), "passes": found.passes, "codes": _plain(codes)}
 
 
-def _codes(sweep: Sweep, changes: dict[str, Any], greedy: bool) -> Point:
-    """The codes of the first prompts."""
-    some = replace(sweep, prompts=sweep.prompts[: 2 * sweep.amounts.timed_images])
-    own = replace(sweep.model.settings, **changes)
-    found = drawn(some, replace(own, image_top_k=1) if greedy else own)
-    return {"codes": _plain([image.codes for image in found.images])}
+def _greedy(sweep: Sweep, changes: dict[str, Any]) -> Point:
+    """The likeliest codes of some prompts."""
+    settings = replace(sweep.model.settings, image_top_k=1, **changes)
+    requests = some_requests(sweep, settings, sweep.amounts.timed_images)
+    return {"codes": _plain([each.codes for each in generate(sweep.model.loaded, requests)])}
 
 
 def _plain(codes: list[np.ndarray | None]) -> list[list[int]]:
@@ -93,10 +100,10 @@ def _same(base: Point, point: Point) -> dict[str, float]:
 
 
 def _times(sweep: Sweep, count: int) -> Point:
-    """Seconds of drawing the first `count` prompts."""
+    """Seconds of drawing `count` images together."""
 
     def call(settings: SampleConfig) -> None:
-        generate(sweep.model.loaded, sweep.requests(settings)[:count], settings)
+        generate(sweep.model.loaded, some_requests(sweep, settings, count))
 
     own = sweep.model.settings
     settings = {name: replace(own, **changes) for name, changes in decoder_settings().items()}

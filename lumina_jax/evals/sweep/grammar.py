@@ -16,6 +16,7 @@ from lumina_jax.evals.sweep.points import (
     judged,
     prompt_by_prompt,
     row_of,
+    some_requests,
 )
 from lumina_jax.evals.sweep.timing import interleaved
 from lumina_jax.sampling.batch import Request
@@ -24,7 +25,7 @@ from lumina_jax.sampling.original import Rule, allowed_range, any_id, continue_i
 
 EXACT = "exact"
 RULES: Mapping[str, Rule] = {"original": allowed_range, "none": any_id}
-TIMED_IMAGES = 4  # one after the other, as these rules must be drawn
+TIMED_IMAGES = 4  # one after the other, as these rules draw them
 
 
 def sweep_grammar(sweep: Sweep) -> list[Row]:
@@ -81,7 +82,7 @@ def draw_by_rule(
 
 
 def _times(sweep: Sweep, settings: SampleConfig) -> Point:
-    requests = sweep.requests(settings)[:TIMED_IMAGES]
+    requests = some_requests(sweep, settings, TIMED_IMAGES)
 
     def exact() -> None:
         for request in requests:

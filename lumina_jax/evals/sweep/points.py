@@ -31,7 +31,7 @@ Keep = Callable[[str, Callable[[], Any]], Point]  # (name, what finds it) -> the
 class Amounts:
     """How much is measured."""
 
-    timed_images: int = 16  # the first prompts, over which times are taken
+    timed_images: int = 16  # over which times are taken, and codes drawn greedily
     rounds: int = 7  # of interleaved calls that are timed, after one that compiles
     examples: int = 50  # of each task, for defects that are measured on tasks
 
@@ -64,6 +64,16 @@ class Sweep:
             self.model.request(prompt.text, (prompt.width_px, prompt.height_px), seed, settings)
             for prompt, seed in pairs
         ]
+
+
+def some_requests(sweep: Sweep, settings: SampleConfig, count: int) -> list[Request]:
+    """Up to `count` prompts, evenly of all categories, at the trained square, so that they share a batch."""
+    prompts = sweep.prompts[:: max(1, len(sweep.prompts) // count)][:count]
+    size = sweep.model.trained_size
+    return [
+        sweep.model.request(prompt.text, size, sweep.first_seed + index, settings)
+        for index, prompt in enumerate(prompts)
+    ]
 
 
 class Drawn(NamedTuple):

@@ -33,19 +33,26 @@ def unshifted_z_mask(sweep: Sweep) -> Point:
     counts = [row.pop("counts") for row in found.values()]
     wrong, predicted = (sum(column, []) for column in zip(*counts, strict=True))
     share = ratio(wrong, predicted)
-    words, pictures = found["question"], found["text_to_image"]
     return {
         "metric": "share of predicted places without z-loss",
         **share,
         "sentence": (
-            f"The unshifted mask leaves out {pictures['left_out']['score']:.1%} of the places of a painted answer and "
-            f"{words['left_out']['score']:.1%} of one in words; its z-loss is "
-            f"{pictures['z_ratio']['score']:.2f} and {words['z_ratio']['score']:.2f} times the true one, its gradient's "
-            f"cosine {pictures['cosine']['score']:.3f} and {words['cosine']['score']:.3f}, and the whole gradient "
-            f"differs by {pictures['whole_gradient']['score']:.2%} and {words['whole_gradient']['score']:.2%}."
+            "The unshifted mask leaves out "
+            f"{_told(found['text_to_image'], 'painted')}; {_told(found['question'], 'answered in words')}."
         ),
         "tasks": found,
     }
+
+
+def _told(found: dict[str, Any], how: str) -> str:
+    """What the mask does to one task, in words."""
+    left_out, times, cosine, whole = (
+        found[name]["score"] for name in ("left_out", "z_ratio", "cosine", "whole_gradient")
+    )
+    return (
+        f"{left_out:.1%} of the places of what is {how} (its z-loss is {times:.2f} times the true one, the gradients' "
+        f"cosine {cosine:.3f}, and the gradient of the whole loss changes by {whole:.2%})"
+    )
 
 
 def masks(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
