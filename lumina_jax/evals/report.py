@@ -146,7 +146,11 @@ def levels(model: Lumina, examples: Sequence[Example]) -> dict[str, Any]:
 
 def heading(model: Lumina) -> dict[str, Any]:
     """What a report says of the run itself."""
-    own = {"precision": model.precision, "model": config_to_dict(model.config)}
+    own = {
+        "precision": model.precision,
+        "model": config_to_dict(model.config),
+        "own_settings": config_to_dict(model.settings),
+    }
     return {**run_heading(model.checkpoint), **own}
 
 

@@ -12,7 +12,7 @@ from lumina_jax.config import SampleConfig
 from lumina_jax.evals import painted, prompts, protocol, report
 from lumina_jax.evals.__main__ import Options, check, main, score_protocol, score_vqgan
 from lumina_jax.evals.answering import Answer, _encoded, settings_of
-from lumina_jax.evals.curves.figure import figure_png, places, table
+from lumina_jax.evals.curves.figure import figure_png, labels, places, table
 from lumina_jax.evals.grading import grade, score
 from lumina_jax.evals.pages import page
 from lumina_jax.evals.protocol import EXAMPLES, KINDS, examples
@@ -209,3 +209,9 @@ def test_curves_tell_scores_chance_and_ceiling():
     assert table(reports).splitlines()[1].split() == ["depth", *["0.500"] * 2, "0.250", "-", "m"]
     assert figure_png(reports).startswith(b"\x89PNG")
     assert places(["500", "1000"]) == [500, 1000] and places(["500", "model"]) == [0, 1]
+
+
+def test_checkpoints_of_several_runs_are_told_apart():
+    paths = ["runs/a/checkpoints/500", "runs/b/checkpoints/500", "runs/b/model"]
+    assert labels(paths) == ["a/500", "b/500", "model"]
+    assert labels(paths[1:]) == ["500", "model"] and places(labels(paths)) == [0, 1, 2]

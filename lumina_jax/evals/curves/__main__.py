@@ -26,6 +26,8 @@ class Options:
     ]  # workdirs, training checkpoints, models; in order
     tasks: tuple[str, ...] = ("all",)  # rows of unirep.tasks.TASKS
     num: int = 14  # examples of each task, where it has kinds of each kind
+    # a model whose own settings all are drawn with; default: each with its own
+    settings_of: str | None = None
     out: Path = Path("curves.png")
 
 
@@ -43,12 +45,15 @@ def main() -> None:
     if not paths or options.num < 1 or not tasks:
         raise ValueError("nothing to score: name a checkpoint, a task and at least 1 example")
     check_folder(options.out.parent)
+    settings = options.settings_of and load_scored(options.settings_of).settings
     reports: dict[str, Any] = {}
     there = (read_report(out, "reports") or {"reports": {}})["reports"]
     for path in paths:
         print(path, flush=True)
         is_last = path == paths[-1]  # chance and ceiling are those of the protocol and the VQGAN
         model = load_scored(path)
+        if settings:
+            model.settings = settings
         report = score_tasks(
             model,
             tasks,

@@ -10,13 +10,15 @@ COLUMNS = 4  # of the figure
 
 def table(reports: Mapping[str, Any]) -> str:
     """A line a task: its score at every checkpoint, then chance and ceiling."""
-    names = [Path(path).name for path in reports]
+    names = labels(list(reports))
     last = list(reports.values())[-1]["tasks"]
-    lines = [f"{'':24}" + "".join(f"{name:>9}" for name in [*names, "chance", "ceiling"])]
+    columns = [*names, "chance", "ceiling"]
+    width = 1 + max(map(len, columns))
+    lines = [f"{'':24}" + "".join(f"{name:>{width}}" for name in columns)]
     for task in last:
         scores: list[float | None] = [r["tasks"][task]["scores"]["score"] for r in reports.values()]
         scores += [_level(last[task]["chance"]["other"]), _level(last[task]["ceiling"])]
-        told = "".join(f"{'-' if value is None else f'{value:.3f}':>9}" for value in scores)
+        told = "".join(f"{'-' if value is None else f'{value:.3f}':>{width}}" for value in scores)
         lines.append(f"{task:24}{told}  {last[task]['scores']['metric']}")
     return "\n".join(lines)
 
@@ -26,7 +28,7 @@ def figure_png(reports: Mapping[str, Any]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = [Path(path).name for path in reports]
+    names = labels(list(reports))
     last = list(reports.values())[-1]["tasks"]
     rows = -(-len(last) // COLUMNS)
     figure = Figure(figsize=(3 * min(COLUMNS, len(last)), 2.4 * rows), layout="constrained")
@@ -44,11 +46,22 @@ def figure_png(reports: Mapping[str, Any]) -> bytes:
             if level is not None:
                 axes.axhline(level["score"], color="grey", linestyle=style, linewidth=1)
         axes.set_title(f"{task}: {found[0]['metric']}", fontsize=8)
-        axes.set_xticks(at, names, fontsize=7)
+        axes.set_xticks(at, [name.replace("/", "\n") for name in names], fontsize=6)
         axes.grid(alpha=0.3)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120)
     return picture.getvalue()
+
+
+def labels(paths: Sequence[str]) -> list[str]:
+    """The names of checkpoints: their steps, after the names of their runs where these are several."""
+    runs = {Path(path).parents[1].name for path in paths if Path(path).name.isdecimal()}
+    return [
+        f"{Path(path).parents[1].name}/{Path(path).name}"
+        if len(runs) > 1 and Path(path).name.isdecimal()
+        else Path(path).name
+        for path in paths
+    ]
 
 
 def places(names: Sequence[str]) -> list[int]:
