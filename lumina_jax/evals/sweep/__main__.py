@@ -60,8 +60,7 @@ def main() -> None:
 
     options = parse_arguments(Options, prog="python -m lumina_jax.evals.sweep", description=__doc__)
     check(options)
-    check_folder(options.out.absolute().parent)
-    options.out.mkdir(exist_ok=True)
+    check_folder(options.out)
     model, *others = [load_scored(path) for path in (options.checkpoint, *options.others)]
     for name in options.parts:
         measure(name, options, model, tuple(others))
@@ -97,7 +96,6 @@ def measure(name: str, options: Options, model: Any, others: tuple[Any, ...] = (
     told = {
         **heading(model),
         "part": name,
-        "settings": asdict(model.settings),
         "purpose": options.purpose,
         "prompts": len(prompts),
         "seeds": [first_seed, first_seed + len(prompts) - 1],

@@ -7,9 +7,15 @@ import numpy as np
 
 from lumina_jax.evals.answering import encoded
 from lumina_jax.evals.example import Example, Images
+from lumina_jax.evals.protocol import KINDS, examples
 from lumina_jax.lumina import Lumina
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER, conversation_ids
 from lumina_jax.unirep.text import TextTokenizer
+
+
+def some_examples(task: str, count: int) -> list[Example]:
+    """The first `count` scored examples of a task; those of its kinds come in turn."""
+    return examples(task, -(-count // KINDS.get(task, 1)))[:count]
 
 
 def record_of(example: Example, images: Sequence[Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from lumina_jax.evals.answering import answers, encoded
 from lumina_jax.evals.example import Example
 from lumina_jax.evals.grading import evaluator_of, grade
 from lumina_jax.evals.intervals import mean
-from lumina_jax.evals.protocol import examples
 from lumina_jax.evals.sweep.points import Point, Sweep, within_noise
+from lumina_jax.evals.sweep.sentences import some_examples
 from lumina_jax.evals.tasks.common import Size
 from lumina_jax.unirep.image_tokens import resize_and_crop
 
@@ -46,7 +46,7 @@ def random_crop(sweep: Sweep) -> Point:
 
 
 def _of_task(sweep: Sweep, task: str) -> dict[str, Any]:
-    model, asked = sweep.model, examples(task, sweep.amounts.examples)
+    model, asked = sweep.model, some_examples(task, sweep.amounts.examples)
     centre, random = [cut(each, False) for each in asked], [cut(each, True) for each in asked]
     graded = [
         grade(asked, [answer.last for answer in answers(model, shown, progress=False)])

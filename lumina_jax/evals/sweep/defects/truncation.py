@@ -10,9 +10,9 @@ from lumina_jax.evals.answering import encoded, settings_of
 from lumina_jax.evals.example import Example
 from lumina_jax.evals.intervals import mean
 from lumina_jax.evals.intervals import share as share_of
-from lumina_jax.evals.protocol import EXAMPLES, examples
+from lumina_jax.evals.protocol import EXAMPLES
 from lumina_jax.evals.sweep.points import Point, Sweep, within_noise
-from lumina_jax.evals.sweep.sentences import text_and_images
+from lumina_jax.evals.sweep.sentences import some_examples, text_and_images
 from lumina_jax.sampling.original import continue_ids, first_image
 from lumina_jax.unirep.conversation import prompt_ids
 from lumina_jax.unirep.grid import crop_sizes, image_token_count
@@ -67,7 +67,7 @@ def _counted(sweep: Sweep) -> list[tuple[int, str, float, float]]:
     }
     found = []
     for task in EXAMPLES:
-        for example in examples(task, sweep.amounts.examples)[: sweep.amounts.examples]:
+        for example in some_examples(task, sweep.amounts.examples):
             text, images = text_and_images(example, sweep.model.tokenizer)
             for px, counts in lengths.items():
                 tokens = text + images * counts
@@ -78,7 +78,7 @@ def _counted(sweep: Sweep) -> list[tuple[int, str, float, float]]:
 
 def _cut_contexts(sweep: Sweep) -> dict[str, Any]:
     """Images of the asked size among answers by the original's rules, with whole and with cut contexts."""
-    model, asked = sweep.model, examples(TASK, sweep.amounts.examples)
+    model, asked = sweep.model, some_examples(TASK, sweep.amounts.examples)
     square = image_token_count(TARGETS_PX[-1], TARGETS_PX[-1], GridConfig())
     text, images = text_and_images(asked[0], model.tokenizer)
     context = (images - 1) * square + text - 1  # before the answer and its separator

@@ -11,9 +11,8 @@ import optax
 from lumina_jax.config import TransformerConfig
 from lumina_jax.dims import Array
 from lumina_jax.evals.intervals import mean, ratio
-from lumina_jax.evals.protocol import examples
 from lumina_jax.evals.sweep.points import Point, Sweep
-from lumina_jax.evals.sweep.sentences import true_sentences
+from lumina_jax.evals.sweep.sentences import some_examples, true_sentences
 from lumina_jax.experiment import LossConfig
 from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.losses import NOT_PREDICTED, shift_labels, token_losses
@@ -64,8 +63,8 @@ def masks(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_task(sweep: Sweep, task: str) -> dict[str, Any]:
-    sentences = true_sentences(sweep.model, examples(task, sweep.amounts.examples))
-    sentences = sentences[: max(BATCH, sweep.amounts.examples)]  # of tasks with kinds, those first
+    asked = some_examples(task, max(BATCH, sweep.amounts.examples))
+    sentences = true_sentences(sweep.model, asked)
     wrong, predicted = [], []
     for _, labels in sentences:
         right, marked = (mask[0] for mask in masks(labels[None]))
