@@ -24,6 +24,8 @@ def options(tiny_model, tmp_path, monkeypatch):
     """Two prompts a category, all of one small size."""
     monkeypatch.setattr(prompts, "SIZES_PX", ((64, 48),))
     monkeypatch.setattr(protocol, "SIZES_PX", ((64, 64),))
+    few = {"jacobi, window 4": decoders.VARIANTS["jacobi, window 4"]}  # others take long to compile
+    monkeypatch.setattr(decoders, "VARIANTS", few)
     grid = Grid((1.0, 2.0), (1, 20), (1.0,))
     amounts = Amounts(timed_images=2, rounds=2, examples=2)
     return Options(

@@ -18,7 +18,7 @@ from lumina_jax.model.chameleon import forward
 from lumina_jax.ops.losses import NOT_PREDICTED, shift_labels, token_losses
 
 TASKS = ("text_to_image", "segmentation", "question", "edit")
-BATCH = 16  # conversations of one task whose gradients are taken together
+BATCH = 10  # conversations of one task whose gradients are taken together
 LENGTH_STEP = 64  # batches are padded to multiples of this
 
 
