@@ -8,6 +8,7 @@ import numpy as np
 
 from lumina_jax.evals.intervals import mean
 from lumina_jax.evals.sweep.points import Point, Sweep
+from lumina_jax.sampling.original import check_layout
 from lumina_jax.sampling.policy import log_weights, make_policy
 
 TOP_K = 2000  # the original's, of images
@@ -18,8 +19,9 @@ def free_sizes(sweep: Sweep) -> Point:
     """The probability that the size drawn is not the one asked for, over the prompts; no draw, so no noise of one.
 
     Beside it, of the height and of the width after the right height: the probability of what is no size token at all,
-    after which the original's rules count rows of nonsense, or never end.
+    after which the original's rules count rows of nonsense, or never end. ValueError for a model without size tokens.
     """
+    check_layout(sweep.model.config)
     vocab, grid = sweep.model.tokenizer.vocab, sweep.model.config.grid
     sizes = np.arange(1, min(grid.max_units, vocab.num_sizes - 1) + 1) + vocab.first_size_id
     height, width = _laws(sweep)
