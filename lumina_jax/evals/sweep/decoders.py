@@ -1,5 +1,6 @@
 """Every decoder on the same prompts: score, passes of the network, time, and whether it draws the very same codes."""
 
+import hashlib
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -81,18 +82,19 @@ def sweep_decoders(sweep: Sweep) -> list[Row]:
 def _point(sweep: Sweep, changes: dict[str, Any]) -> Point:
     found = drawn(sweep, replace(sweep.model.settings, **changes))
     codes = [image.codes for image in found.images]
-    return {"right": judged(sweep, codes), "passes": found.passes, "codes": _plain(codes)}
+    return {"right": judged(sweep, codes), "passes": found.passes, "codes": _digests(codes)}
 
 
 def _greedy(sweep: Sweep, changes: dict[str, Any]) -> Point:
     """The likeliest codes of some prompts."""
     settings = replace(sweep.model.settings, image_top_k=1, **changes)
     requests = some_requests(sweep, settings, sweep.amounts.timed_images)
-    return {"codes": _plain([each.codes for each in generate(sweep.model.loaded, requests)])}
+    return {"codes": _digests([each.codes for each in generate(sweep.model.loaded, requests)])}
 
 
-def _plain(codes: list[np.ndarray | None]) -> list[list[int]]:
-    return [np.asarray(each).ravel().tolist() for each in codes]
+def _digests(codes: list[np.ndarray | None]) -> list[str]:
+    """What tells images apart: 12 hex digits of the codes of each."""
+    return [hashlib.sha256(np.asarray(each, "<i4").tobytes()).hexdigest()[:12] for each in codes]
 
 
 def _same(base: Point, point: Point) -> dict[str, float]:

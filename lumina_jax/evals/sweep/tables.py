@@ -35,7 +35,8 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, dict):
         if "against" in name:
             return gained(value)
-        digits = 2 if value["score"] >= 2 else 3
+        size = abs(value["score"])
+        digits = 2 if size >= 2 else 3 if size >= 0.01 or size == 0 else 5
         return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(
             value["score"], value["low"], value["high"], d=digits
         )

@@ -117,5 +117,7 @@ def test_rows_as_table_and_pictures(small_lumina):
     assert lines[0] == "|  | score | against its base | time |"
     assert len(lines) == 2 + len(rows) and "+1.000 [+1.000, +1.000], more" in lines[3]
     assert lines[3].endswith("| 2.50 [2.00, 3.00] |") and lines[2].endswith("|  |  |")
+    small = table([Row("a", interval(0.0012, 0.0005, 0.002), None, {})])
+    assert small.endswith("| a | 0.00120 [0.00050, 0.00200] |")
     assert heat_maps(rows, grid).startswith(PNG) and intervals_plot(rows).startswith(PNG)
     assert panels([Row("a", interval(1, 0, 2), None, {"number": "share"})]).startswith(PNG)
