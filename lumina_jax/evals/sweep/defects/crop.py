@@ -37,8 +37,8 @@ def random_crop(sweep: Sweep) -> Point:
         "metric": f"{main['metric']} of {TASKS[0]}, random less centre crop",
         **main["gain"],
         "sentence": (
-            f"Cut at random, a picture keeps {1 - main['codes_changed']['score']:.0%} of its codes from one load to "
-            f"another, and {TASKS[0]} scores {main['random']['score']:.3f} instead of "
+            f"Cut at random, a picture keeps {1 - main['codes_changed']['score']:.0%} of the codes that its centre "
+            f"has, and {TASKS[0]} scores {main['random']['score']:.3f} instead of "
             f"{main['centre']['score']:.3f}: {told}."
         ),
         "tasks": found,
@@ -53,6 +53,7 @@ def _of_task(sweep: Sweep, task: str) -> dict[str, Any]:
         for shown in (centre, random)
     ]
     scores = [[float(result.score) for result in each.results] for each in graded]
+    is_code = model.tokenizer.vocab.is_code
     sign = 1 if evaluator_of(task).higher_is_better else -1
     pairs = zip(_sentences(model, centre), _sentences(model, random), strict=True)
     return {
@@ -60,7 +61,7 @@ def _of_task(sweep: Sweep, task: str) -> dict[str, Any]:
         "centre": mean(scores[0]),
         "random": mean(scores[1]),
         "gain": mean([sign * (b - a) for a, b in zip(*scores, strict=True)]),
-        "codes_changed": mean([float(np.mean(a != b)) for a, b in pairs]),
+        "codes_changed": mean([float(np.mean((a != b)[is_code(a)])) for a, b in pairs]),
     }
 
 
