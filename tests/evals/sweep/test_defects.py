@@ -18,16 +18,16 @@ from lumina_jax.unirep.image_tokens import resize_and_crop
 from tests.evals.sweep.test_points import sweep_of
 
 
-@pytest.mark.parametrize("index", range(3))  # square, wide, tall
+@pytest.mark.parametrize("index", range(7))  # every size
 def test_the_centre_of_a_longer_picture_is_the_example(index):
-    example = examples("segmentation", 3)[index]
+    example = examples("segmentation", 7)[index]
     scene, size = example.truth.scene, example.truth.size
     longer = crop.longer_picture(scene, size)
     more = np.subtract(longer.shape[1::-1], size)
     assert sorted(more > 0) == [False, True] and more.max() == 2 * round(max(size) / 30)
     centre = np.asarray(resize_and_crop(Image.fromarray(longer), size))
     off = np.abs(centre.astype(int) - render(scene, *size))
-    assert off.mean() < 1.5  # a taller ground has a flatter gradient; nothing else differs
+    assert off.max() <= 1  # a taller ground has a flatter gradient; nothing else differs
 
 
 def test_a_random_cut_is_another_part_of_the_same_picture():

@@ -19,13 +19,13 @@ from lumina_jax.evals.tasks.common import Size
 from lumina_jax.unirep.image_tokens import resize_and_crop
 
 TASKS = ("segmentation", "depth")
-SLACK = (
-    1 / 16
-)  # of the picture's longer side that the crop leaves out: a 16:9 photograph cut to 160x96 px
+# of the picture's longer side that the crop leaves out: a 16:9 photograph cut to 160x96 px
+SLACK = 1 / 16
+EDGE = 1e-9  # scene units: centres lie on the edges of pixels, where rounding would draw them a pixel off
 
 
 def random_crop(sweep: Sweep) -> Point:
-    """The score lost of `segmentation` where pictures that fit no allowed size are cut at random, paired by example.
+    """The score of `segmentation` where pictures of no allowed size are cut at random, less that of the centre's.
 
     Each picture is the example's with more of its ground along the longer side, so the centre crop is the example's own
     and the truth is that of the protocol. "depth" and the share of codes that change stand beside it.
@@ -81,7 +81,8 @@ def longer_picture(scene: Scene, size: Size) -> np.ndarray:
     width_px, height_px = (size[0] + more, size[1]) if wider else (size[0], size[1] + more)
     shrunk = (size[0] * size[1] / (width_px * height_px)) ** 0.5
     things = tuple(
-        replace(o, x=o.x * shrunk, y=o.y * shrunk, radius=o.radius * shrunk) for o in scene.objects
+        replace(o, x=o.x * shrunk + EDGE, y=o.y * shrunk + EDGE, radius=o.radius * shrunk)
+        for o in scene.objects
     )
     width, height = scene_size(width_px, height_px)
     return render(replace(scene, width=width, height=height, objects=things), width_px, height_px)
