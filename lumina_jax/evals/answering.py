@@ -51,7 +51,7 @@ def answers(
     talks: list[_Talk] = [_Talk([], [], []) for _ in examples]
     for place in range(len(examples[0].turns)):
         turns = [example.turns[place] for example in examples]
-        shown = _encoded(model, [image for turn in turns for image in turn.shown])
+        shown = encoded(model, [image for turn in turns for image in turn.shown])
         for talk, turn in zip(talks, turns, strict=True):
             talk.said.append({"from": "human", "value": turn.said})
             talk.images.extend(next(shown) for _ in turn.shown)
@@ -139,8 +139,8 @@ def _context(model: Lumina, talk: _Talk) -> np.ndarray:
     return conversation_ids(record, model.tokenizer, lambda ids: ids)[0]
 
 
-def _encoded(model: Lumina, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """The sentences of images in order; encoded at their own size, as records of training are."""
+def encoded(model: Lumina, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """The sentences of images, uint8[Y, X, 3], in order; encoded at their own size, as records of training are."""
     config = model.config
 
     def encode(pixels: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lumina_jax.evals.intervals import Z95, Interval
 from lumina_jax.evals.prompts import CATEGORIES
-from lumina_jax.evals.scores import Z95, Outcome
+from lumina_jax.evals.scores import Outcome
 
 
 def paired_loss(before: Sequence[Outcome], after: Sequence[Outcome]) -> dict[str, Any]:
@@ -18,23 +19,29 @@ def paired_loss(before: Sequence[Outcome], after: Sequence[Outcome]) -> dict[str
     """
     if [(o.prompt, o.seed) for o in before] != [(o.prompt, o.seed) for o in after] or not before:
         raise ValueError("outcomes of other prompts or seeds: want the same of both models")
-    losses, variances, lost, won = [], [], 0, 0
+    losses = [int(a.right) - int(b.right) for a, b in zip(before, after, strict=True)]
+    found = mean_of_categories(losses, [outcome.prompt.category for outcome in before])
+    interval = {"loss": found["score"], "low": found["low"], "high": found["high"]}
+    counts = {"lost": losses.count(1), "won": losses.count(-1)}
+    return {**interval, **counts, "pairs": len(before)}
+
+
+def mean_of_categories(values: Sequence[float], categories: Sequence[str]) -> Interval:
+    """The mean of the categories' means of one number a prompt, such as a difference; normal 95 % interval.
+
+    Raises ValueError for a category with a single number, which has no variance.
+    """
+    means, variances = [], []
     for name in CATEGORIES:
-        pairs = [
-            (a.right, b.right)
-            for a, b in zip(before, after, strict=True)
-            if a.prompt.category == name
-        ]
-        if len(pairs) == 1:
+        pairs = zip(values, categories, strict=True)
+        found = np.array([value for value, category in pairs if category == name], np.float64)
+        if len(found) == 1:
             raise ValueError(f"one pair of category {name}: want at least 2 to tell their variance")
-        if pairs:
-            differences = np.array([int(a) - int(b) for a, b in pairs])
-            losses.append(float(differences.mean()))
-            variances.append(float(differences.var(ddof=1)) / len(pairs))
-            lost, won = lost + int((differences > 0).sum()), won + int((differences < 0).sum())
-    loss, half = float(np.mean(losses)), Z95 * sqrt(sum(variances)) / len(variances)
-    interval = {"loss": loss, "low": loss - half, "high": loss + half}
-    return {**interval, "lost": lost, "won": won, "pairs": len(before)}
+        if len(found):
+            means.append(float(found.mean()))
+            variances.append(float(found.var(ddof=1)) / len(found))
+    score, half = float(np.mean(means)), Z95 * sqrt(sum(variances)) / len(variances)
+    return {"score": score, "low": score - half, "high": score + half, "n": len(values)}
 
 
 def line(found: dict[str, Any]) -> str:

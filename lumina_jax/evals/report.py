@@ -90,20 +90,22 @@ def read_report(path: Path | None, of: str = "tasks") -> dict[str, Any] | None:
         raise ValueError(f"{path}: holds no report of {of}; name another file") from None
 
 
-def of_the_same_run(report: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+def of_the_same_run(
+    report: Mapping[str, Any], earlier: Mapping[str, Any] | None, of: str = "tasks"
+) -> dict[str, Any]:
     """The tasks of an earlier report of the same checkpoint, protocol, code, machine and settings."""
     if earlier is None:
         return {}
     now = json.loads(json.dumps(report))
     changed = [
-        key for key in {*now, *earlier} - {"tasks"} if now.get(key, None) != earlier.get(key, None)
+        key for key in {*now, *earlier} - {of} if now.get(key, None) != earlier.get(key, None)
     ]
     if changed:
         raise ValueError(
             f"the report there is of another run (other {', '.join(sorted(changed))}): "
             "name another file, or delete it to start anew"
         )
-    return dict(earlier["tasks"])
+    return dict(earlier[of])
 
 
 def _is_complete(found: Mapping[str, Any] | None, with_levels: bool, sheet: Path | None) -> bool:

@@ -5,7 +5,7 @@ codes may leak into text; the height and width tokens are unconstrained and draw
 guidance; nothing enforces the size that the prompt asks for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ from lumina_jax.unirep.vocab import Vocab
 if TYPE_CHECKING:
     from lumina_jax.checkpoint import LoadedModel
 
+# (the tokens after an image's start token, vocabulary, grid) -> the ids [low, high) that may follow
+Rule = Callable[[Sequence[int], Vocab, GridConfig], tuple[int, int]]
+
 
 def continue_ids(
     model: "LoadedModel",
@@ -34,11 +37,13 @@ def continue_ids(
     settings: SampleConfig,
     seed: int = 0,
     num_tokens: int | None = None,
+    rule: Rule | None = None,
 ) -> np.ndarray:
     """What follows `prompt_ids`, int32: exactly `num_tokens`, or up to and with the separator where it is None.
 
     Text is drawn with `text_top_k`, images with `image_top_k` and, from their third token on, with guidance. Without a
-    separator the text ends where the model's longest sequence does. Raises ValueError where the prompt leaves no room.
+    separator the text ends where the model's longest sequence does. `rule`: what may follow in an image; None:
+    `allowed_range`. Raises ValueError where the prompt leaves no room.
     """
     check_layout(model.config)
     vocab, room = model.tokenizer.vocab, model.config.max_tokens - len(prompt_ids)
@@ -48,7 +53,7 @@ def continue_ids(
             f"prompt of {len(prompt_ids)} tokens and {longest} to write: want at least 1, "
             f"and {model.config.max_tokens} together"
         )
-    writer = Writer(model, prompt_ids, settings, seed)
+    writer = Writer(model, prompt_ids, settings, seed, rule or allowed_range)
     for _ in range(longest):
         token_id = writer.write_next()
         if num_tokens is None and token_id == vocab.sep_id:
@@ -94,11 +99,18 @@ def allowed_range(since_start: Sequence[int], vocab: Vocab, grid: GridConfig) ->
     return vocab.first_code_id, vocab.first_code_id + vocab.num_codes
 
 
+def any_id(since_start: Sequence[int], vocab: Vocab, grid: GridConfig) -> tuple[int, int]:
+    """The rule of no grammar at all: every id at every place."""
+    return 0, vocab.size
+
+
 class Writer:
     """A sequence under way, with and without its prompt."""
 
-    def __init__(self, model: "LoadedModel", prompt_ids, settings: SampleConfig, seed: int):
-        self.model, self.settings = model, settings
+    def __init__(
+        self, model: "LoadedModel", prompt_ids, settings: SampleConfig, seed: int, rule: Rule
+    ):
+        self.model, self.settings, self.rule = model, settings, rule
         self.ids: list[int] = []
         self.policies = [make_policy([settings], [seed], text=is_text) for is_text in (True, False)]
         self.prompted = Stream(model)
@@ -112,7 +124,7 @@ class Writer:
         vocab, grid = self.model.tokenizer.vocab, self.model.config.grid
         in_image = self.num_starts == self.num_ends + 1
         since_start = self.ids[self.last_start + 1 :] if in_image else []
-        low, high = allowed_range(since_start, vocab, grid) if in_image else (0, vocab.size)
+        low, high = self.rule(since_start, vocab, grid) if in_image else (0, vocab.size)
         token_id = low
         if high - low > 1:
             guided = len(since_start) >= 2 and self.settings.guidance != 1

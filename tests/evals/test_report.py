@@ -11,7 +11,7 @@ from lumina_jax.cli import run_main
 from lumina_jax.config import SampleConfig
 from lumina_jax.evals import painted, prompts, protocol, report
 from lumina_jax.evals.__main__ import Options, check, main, score_protocol, score_vqgan
-from lumina_jax.evals.answering import Answer, _encoded, settings_of
+from lumina_jax.evals.answering import Answer, encoded, settings_of
 from lumina_jax.evals.curves.figure import figure_png, labels, places, table
 from lumina_jax.evals.grading import grade, score
 from lumina_jax.evals.pages import page
@@ -128,7 +128,7 @@ def test_images_are_encoded_in_order_at_their_own_size(small_lumina):
     shapes = [(16, 32, 3), (32, 16, 3), (16, 32, 3)]
     pictures = [rng.integers(0, 255, shape).astype(np.uint8) for shape in shapes]
     vocab, grid = small_lumina.tokenizer.vocab, small_lumina.config.grid
-    codes = [parse_image(ids, vocab, grid) for ids in _encoded(small_lumina, pictures)]
+    codes = [parse_image(ids, vocab, grid) for ids in encoded(small_lumina, pictures)]
     assert [each.shape for each in codes] == [(2, 4), (4, 2), (2, 4)]
     for picture, each in zip(pictures, codes, strict=True):
         assert np.array_equal(small_lumina._codes(picture), each)

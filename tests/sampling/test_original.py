@@ -9,9 +9,10 @@ import pytest
 
 from lumina_jax.checkpoint import LoadedModel, load_model
 from lumina_jax.config import GridConfig, SampleConfig
+from lumina_jax.sampling import original
 from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import generate
-from lumina_jax.sampling.original import allowed_range, continue_ids, first_image
+from lumina_jax.sampling.original import allowed_range, any_id, continue_ids, first_image
 from lumina_jax.unirep.image_tokens import image_sentence
 
 GREEDY = SampleConfig(image_top_k=1, text_top_k=1)
@@ -93,6 +94,26 @@ def test_allowed_range_follows_the_layout(golden_tokenizer) -> None:
     assert allowed_range(size + line * 2, vocab, grid) == (8196, 8197)
     no_columns = [vocab.size_id(1), vocab.size_id(0)]  # line ends without end, as in the original
     assert allowed_range([*no_columns, 8803, 8803], vocab, grid) == (8803, 8804)
+
+
+def test_without_a_grammar_every_id_may_stand_where_the_layout_forces_one(
+    small_lumina, monkeypatch
+) -> None:
+    vocab, grid, asked = small_lumina.tokenizer.vocab, small_lumina.config.grid, []
+
+    def draw(logits, unprompted, policy, place) -> list[int]:
+        asked.append(place.tolist()[1:])
+        return [vocab.sep_id]
+
+    monkeypatch.setattr(original, "_draw_in", draw)
+    monkeypatch.setattr(original.Stream, "logits", lambda stream: None)
+    line = image_sentence(np.zeros((2, 4), int), vocab, grid)[:7]  # start, sizes, 4 codes
+    prompt = [vocab.bos_id, *line.tolist()]
+    model, settings = small_lumina.loaded, SampleConfig()
+    assert continue_ids(model, prompt, settings, num_tokens=1).tolist() == [vocab.line_end_id]
+    assert asked == []
+    written = continue_ids(model, prompt, settings, num_tokens=1, rule=any_id)
+    assert written.tolist() == [vocab.sep_id] and asked == [[0, vocab.size]]
 
 
 def test_first_image_passes_over_unreadable_ones(small_lumina) -> None:
