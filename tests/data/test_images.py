@@ -8,6 +8,7 @@ import numpy as np
 from lumina_jax.config import GridConfig
 from lumina_jax.data import images
 from lumina_jax.data.images import (
+    digest_of_code,
     draw_image,
     ensure_images,
     pack_image,
@@ -68,6 +69,15 @@ def test_folder_holds_every_image_once_and_is_reused(tmp_path: Path, monkeypatch
         np.testing.assert_array_equal(unpack_image(records[index]), draw_image(SOURCE, index, size))
     monkeypatch.setattr(images, "write_shard", None)
     assert ensure_images(SOURCE, GRID, tmp_path) == folder
+
+
+def test_code_that_makes_the_same_goes_by_the_older_digest(monkeypatch):
+    pattern, sizes = "data/images.py", source_sizes(SOURCE, GRID)
+    before, digest = digest_of_code.__wrapped__(pattern), source_digest(SOURCE, sizes)
+    monkeypatch.setattr("lumina_jax.data.images.SAME_CODE", {before: "older code"})
+    assert digest_of_code.__wrapped__(pattern) == "older code"
+    assert digest_of_code.__wrapped__("data/shards.py") not in (before, "older code")
+    assert source_digest(SOURCE, sizes) == digest  # cached in this process
 
 
 def test_digest_follows_what_the_images_depend_on():
