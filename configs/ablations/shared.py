@@ -2,9 +2,9 @@
 
 Not an arm itself: each file beside this one says what differs. See docs/ablations.md.
 
-The sizes of the last stage are of three kinds. LARGE are seen often; RARE are 2 % of its records; other shapes of that
-area, in no record at all. Evaluations divide the steps of every arm: the last one is at its end. COMPUTE is what an arm may spend, in tokens (padding included:
-steps x sequences x tokens of every stage); all arms have as many weights, so equal tokens are equal FLOPs.
+The sizes of the last stage are of three kinds: LARGE are seen often, RARE are 2 % of its records, other shapes of that
+area are in no record at all. Arms spend equal compute: tokens, padding included (steps x sequences x tokens of every
+stage), times weights, of which all have as many. Evaluations divide the steps of every arm: the last is at its end.
 """
 
 from lumina_jax.data_config import DataConfig, ScenesSource
