@@ -49,9 +49,9 @@ class ScoreOptions:
 
 
 def sizes_by_group(experiment: Experiment) -> dict[str, list[Size]]:
-    """The sizes of the last stage that are seen often and rarely; and "never", the other crops of the trained area.
+    """The sizes of the last stage that are seen often and rarely; and "never": other crops of the trained area.
 
-    A group without sizes is left out.
+    Those of "never" are no longer than the longest of the others. A group without sizes is left out.
     """
     grid, train = experiment.model.grid, experiment.train
     by_name = {source.name: source for source in experiment.data.sources}
@@ -69,8 +69,14 @@ def sizes_by_group(experiment: Experiment) -> dict[str, list[Size]]:
         if isinstance(source, ScenesSource) and source.target_px == largest:
             group = "rarely" if weight / total < RARE_SHARE else "often"
             found[group] += source_sizes(source, grid)
-    found["never"] = [size for size in crop_sizes(largest, grid) if size not in trained]
+    longest = max(map(_ratio, (*found["often"], *found["rarely"])))
+    others = [size for size in crop_sizes(largest, grid) if size not in trained]
+    found["never"] = [size for size in others if _ratio(size) <= longest]
     return {group: sizes for group, sizes in found.items() if sizes}
+
+
+def _ratio(size: Size) -> float:
+    return max(size) / min(size)
 
 
 def at_sizes(prompts: Sequence[Prompt], sizes: Sequence[Size]) -> list[Prompt]:

@@ -122,10 +122,10 @@ def test_sizes_are_grouped_by_how_often_the_last_stage_shows_them(folder: Path) 
 
     found = sizes_by_group(load_run_file(folder / "full.py"))
     assert found["often"] == [(64, 64), (80, 48)] and found["rarely"] == [(48, 80)]
-    assert (128, 32) in found["never"] and not {*found["never"]} & {(64, 64), (80, 48), (48, 80)}
+    assert found["never"] == [(64, 48), (48, 64)]  # (80, 32) is longer than any that is shown
     shipped = sizes_by_group(load_run_file(ROOT / "configs" / "ablations" / "full.py"))
     assert {*shipped["rarely"]} == {(192, 80), (80, 192)}
-    assert len(shipped["often"]) == 5 and (208, 64) in shipped["never"]
+    assert len(shipped["often"]) == 5 and (176, 80) in shipped["never"]
 
 
 def test_prompts_take_the_sizes_in_turn() -> None:
