@@ -145,10 +145,12 @@ def painted_outcomes(
         found[f"sizes/{group}"] = scores["overall"]["score"]
         by_size |= _by_size(outcomes)
     found |= by_size
-    found[f"guidance/{options.guidance:g}"] = found["score/overall"]
-    for guidance in sorted({*options.guidances} - {options.guidance}):
-        outcomes = painted(model, groups["often"], guidance=guidance, progress=False)
-        found[f"guidance/{guidance:g}"] = summary(outcomes)["overall"]["score"]
+    for guidance in sorted({options.guidance, *options.guidances}):
+        score = found["score/overall"]
+        if guidance != options.guidance:
+            outcomes = painted(model, groups["often"], guidance=guidance, progress=False)
+            score = summary(outcomes)["overall"]["score"]
+        found[f"guidance/{guidance:g}"] = score
     for group, asked in groups.items():
         rates = fates(model, asked)
         found[f"no grammar/undecodable, {group}"] = 1 - rates["decodable"]
