@@ -121,15 +121,16 @@ def write_replies(
     """
     with codes_told(progress, _num_codes(model, requests)) as told:
         answers = write_answers(model.loaded, requests, progress=told)
-    sentences, origins = [], []
+    sentences, origins, sizes = [], [], []
     for request, answer, prompt in zip(requests, answers, prompts, strict=True):
         for place, ids in enumerate(answer.images, 1):
             count = len(answer.images)
             told_of = {**(notes or {}), **({"view": f"{place} of {count}"} if count > 1 else {})}
             settings = request.settings or model.settings
             sentences.append(ids)
+            sizes.append(request.size)
             origins.append(Origin(prompt, request.seed, settings, told_of))
-    pictures = iter(model.pictures_of(sentences, origins) if sentences else [])
+    pictures = iter(model.pictures_of(sentences, origins, sizes) if sentences else [])
     return [
         Reply(
             model.tokenizer.decode(answer.text_ids),

@@ -7,7 +7,7 @@ numbers without a tag are this project's own choice for its small model.
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-IMAGE_LAYOUTS = ("uni_rep", "chameleon")
+IMAGE_LAYOUTS = ("uni_rep", "chameleon", "plain")
 CACHE_DTYPES = ("float32", "bfloat16", "float16", "int8")
 Remat = Literal[  # the rows of model.remat.REMAT
     "none",
@@ -127,7 +127,9 @@ class ModelConfig:
     transformer: TransformerConfig
     vqgan: VQGANConfig = VQGANConfig()
     grid: GridConfig = GridConfig()
-    image_layout: Literal["uni_rep", "chameleon"] = "uni_rep"
+    # what an image sentence holds beside its codes, a row of unirep.grid.FORCED_IDS: with "chameleon", whose images
+    # are all of target_px, and "plain", of any size that words tell, nothing but start and end
+    image_layout: Literal["uni_rep", "chameleon", "plain"] = "uni_rep"
     max_tokens: int = 4096  # longest sequence the model was trained for
     target_px: int = 512  # side of the square whose area the last stage trained
 

@@ -26,6 +26,7 @@ from lumina_jax.sampling.placement import place_weights
 from lumina_jax.sampling.sequential import inference_config
 from lumina_jax.sharding import Layout, batch_ways
 from lumina_jax.unirep.conversation import conversation_ids
+from lumina_jax.unirep.grid import latent_shape
 from lumina_jax.unirep.image_tokens import fit_image, image_sentence, parse_image
 from lumina_jax.unirep.tasks import TASKS
 from lumina_jax.unirep.text import TextTokenizer
@@ -135,7 +136,7 @@ class TokenModel:
         Raises ValueError where those are no image of this model's vocabulary and layout.
         """
         if isinstance(shown, GeneratedImage):
-            return self._checked_image(shown.ids)
+            return self._checked_image(shown.ids, shown.size)
         if isinstance(shown, np.ndarray) and shown.ndim == 1:
             if not np.issubdtype(shown.dtype, np.integer):
                 raise ValueError(f"ids of an image as {shown.dtype}: want integers")
@@ -143,13 +144,16 @@ class TokenModel:
         return self.encode_image(shown)
 
     def image_size(self, ids: np.ndarray) -> Size:
-        """(width, height) px of an image sentence; ValueError where it breaks off."""
+        """(width, height) px of an image sentence; ValueError where it breaks off or its layout does not tell."""
         rows, columns = self._codes_of(ids).shape
         return columns * self.config.grid.patch_px, rows * self.config.grid.patch_px
 
-    def decode_image(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """An image sentence, start and end token included, as uint8[Y, X, 3]; ValueError where it breaks off."""
-        codes = self._codes_of(np.asarray(ids))
+    def decode_image(self, ids: Sequence[int] | np.ndarray, size: Size | None = None) -> np.ndarray:
+        """An image sentence, start and end token included, as uint8[Y, X, 3]; ValueError where it breaks off.
+
+        `size`: what a sentence of the layout "plain" does not tell.
+        """
+        codes = self._codes_of(np.asarray(ids), size)
         return decode_images(self.vqgan_params, [codes], self.config.vqgan, self.layout)[0]
 
     def conversation_ids(
@@ -188,17 +192,22 @@ class TokenModel:
         ]
 
     def pictures_of(
-        self, sentences: Sequence[np.ndarray], origins: Sequence[Origin]
+        self,
+        sentences: Sequence[np.ndarray],
+        origins: Sequence[Origin],
+        sizes: Sequence[Size | None],
     ) -> list[GeneratedImage]:
-        """`pictures` of image sentences."""
-        return self.pictures([self._codes_of(ids) for ids in sentences], origins)
+        """`pictures` of image sentences; `sizes` where the layout does not tell them."""
+        codes = [self._codes_of(*each) for each in zip(sentences, sizes, strict=True)]
+        return self.pictures(codes, origins)
 
-    def _codes_of(self, ids: np.ndarray) -> np.ndarray:
-        config = self.config
-        return parse_image(ids, self.tokenizer.vocab, config.grid, config.image_layout)
+    def _codes_of(self, ids: np.ndarray, size: Size | None = None) -> np.ndarray:
+        config, vocab = self.config, self.tokenizer.vocab
+        shape = latent_shape(*size, config.grid) if size else None
+        return parse_image(ids, vocab, config.grid, config.image_layout, shape)
 
-    def _checked_image(self, ids: np.ndarray) -> np.ndarray:
-        self._codes_of(ids)
+    def _checked_image(self, ids: np.ndarray, size: Size | None = None) -> np.ndarray:
+        self._codes_of(ids, size)
         return ids.astype(np.int32)
 
 

@@ -25,7 +25,7 @@ FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its fold
     "train sampling",
     "lumina loading painting token_model answering chat",
     "asking cli compile_cache evals serving",
-    "app cluster official pictures plan release",
+    "app cluster official pictures plan release evals.ablate.arms evals.ablate.children",
 )
 FLOORS = {name: level for level, rooms in enumerate(FLOOR_ROOMS) for name in rooms.split()}
 ENTRY_FLOOR = 10  # __main__ files and the package's own __init__: nothing imports them

@@ -30,7 +30,7 @@ class SourceOptions:
     preset: str | None = None  # refuse weights of any other size than this row of PRESETS
     # how query and key rows lie: adjacent rotary pairs (Meta, Anole) or halves (Lumina-mGPT, transformers)
     rotary: Rotary = "auto"
-    image_layout: str | None = None  # uni_rep or chameleon; default: uni_rep for Lumina-mGPT only
+    image_layout: str | None = None  # a row of IMAGE_LAYOUTS; default: uni_rep for Lumina-mGPT only
     target_px: int | None = None  # side of the trained square; default: from the name, or 512
     # longest conversation, images included; default: several images (Uni-Rep), or as the config says if that is more
     max_tokens: int | None = None

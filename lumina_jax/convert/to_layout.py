@@ -92,10 +92,10 @@ def _write(
         left_out = writer.meta(vq_entries) if target == "meta" else writer.hf(target, vq_entries)
     notes = {"model": config_to_dict(weights.config), "extra": dict(weights.notes)}
     _write_json(folder / NOTES_NAME, notes)
-    if target == "transformers" and weights.config.image_layout == "uni_rep":
+    if target == "transformers" and weights.config.image_layout != "chameleon":
         left_out.append(
             "the image layout: transformers' processor writes 1,024 codes an image, without size and line-end tokens; "
-            "only our own notes say that this model wants them"
+            "only our own notes say what this model wants"
         )
     return left_out
 

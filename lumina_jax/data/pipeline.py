@@ -32,12 +32,13 @@ def token_batches(
     too_long: Literal["error", "skip"] = "error",
     longest: int | None = None,
     num_workers: int = 0,
+    image_layout: str = "uni_rep",
 ) -> Generator[Batch, None, None]:
     """The batches of `rows_of_records` from `start_step` to the run's end; S is the stage's, or a bucket of it.
 
     `sources`: random access to packed records by source name; `lengths`: the tokens of each of their records,
     where they are known; `longest`: the tokens that a record of any stage may have; `num_workers`: processes that
-    load, 0 for threads of this one.
+    load, 0 for threads of this one; `image_layout`: what an image without its context begins with.
     """
     counts = {name: len(records) for name, records in sources.items()}
 
@@ -47,7 +48,7 @@ def token_batches(
             for note in plan.notes:
                 say(note)
         mine = rows.of(stage.batch_size)
-        drop = partial(_with_dropout, context_dropout, vocab, (seed, index))
+        drop = partial(_with_dropout, context_dropout, vocab, (seed, index), image_layout)
         return partial(_batch, sources, plan, mine, drop, vocab.pad_id)
 
     return by_stage(curriculum, start_step, stage_batches, num_workers)
@@ -96,11 +97,12 @@ def drops_context(probability: float, position: Sequence[int], count: int = 1) -
     return np.random.default_rng((*position, 0xC0)).random(count) < probability
 
 
-def without_context(record: Record, vocab: Vocab) -> Record:
+def without_context(record: Record, vocab: Vocab, image_layout: str = "uni_rep") -> Record:
     """The image alone, start to end token, all predicted: what the unguided pass sees (arXiv 2408.02657, App. F).
 
     Only for a record whose answer is one image: exactly one end of image, predicted, last before the separator.
-    [bos, text, sep, boi, h, w, …, eoi, sep] -> [boi, h, w, …, eoi]. Any other record is returned as it is.
+    [bos, text, sep, boi, h, w, …, eoi, sep] -> [boi, h, w, …, eoi]. In the layout "plain" the unguided pass reads
+    [bos, boi] before the first code: [bos, boi, …, eoi], these two given. Any other record is returned as it is.
     """
     tokens, labels = record.tokens, record.labels()
     end = vocab.image_end_id
@@ -108,6 +110,9 @@ def without_context(record: Record, vocab: Vocab) -> Record:
     if not single:
         return record
     kept = labels[labels >= 0][:-1].astype(tokens.dtype)
+    if image_layout == "plain":
+        kept = np.concatenate([tokens[:1], kept])
+        return record._replace(tokens=kept, spans=((2, len(kept)),))
     return record._replace(tokens=kept, spans=((0, len(kept)),))
 
 
@@ -176,6 +181,7 @@ def _with_dropout(
     probability: float,
     vocab: Vocab,
     seed: tuple[int, int],
+    image_layout: str,
     row: Row,
     records: list[Record],
 ) -> list[Record]:
@@ -184,6 +190,6 @@ def _with_dropout(
         return records
     dropped = drops_context(probability, (*seed, row.position), len(records))
     return [
-        without_context(record, vocab) if drop else record
+        without_context(record, vocab, image_layout) if drop else record
         for record, drop in zip(records, dropped, strict=True)
     ]

@@ -31,7 +31,8 @@ def batches_of(
     records, planned = _opened(experiment, folders)
     data, dropout = experiment.data, experiment.train.loss.context_dropout
     make = partial(token_batches, records, curriculum, data.seed, vocab, dropout)
-    return lambda start: make(start, rows, num_workers=data.num_workers, **planned)
+    planned |= {"num_workers": data.num_workers, "image_layout": experiment.model.image_layout}
+    return lambda start: make(start, rows, **planned)
 
 
 def record_ids_of(

@@ -97,7 +97,7 @@ def plan_image(
         codes = check_given(given, shape, vocab.num_codes).ravel()
         sentence[sentence == FREE] = np.where(codes == FREE, FREE, codes + vocab.first_code_id)
     plan = ImagePlan(sentence, shape, runs, vocab.line_end_id, ())
-    # Chameleon's own layout has one token before the codes; its unprompted context is Meta's [bos, start].
+    # Layouts without size tokens have one token before the codes; the unprompted context is Meta's [bos, start].
     unprompted = [*([] if runs[0][0] > 1 else [vocab.bos_id]), *plan.lead.tolist()]
     return replace(plan, unprompted=tuple(unprompted))
 

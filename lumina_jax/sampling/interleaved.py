@@ -24,7 +24,7 @@ from lumina_jax.sampling.generate import Progress, generate
 from lumina_jax.sampling.grammar import check_room, possible_sizes
 from lumina_jax.sampling.policy import MAX_SEED, candidate_seeds
 from lumina_jax.sampling.text import TextJob, draw_texts, text_room
-from lumina_jax.unirep.grid import image_token_count
+from lumina_jax.unirep.grid import image_token_count, tells_size
 
 if TYPE_CHECKING:
     from lumina_jax.checkpoint import LoadedModel
@@ -150,6 +150,11 @@ def _begin(
                 "{} images of {}x{} px: need {} tokens, there is room for {}; ask for fewer or smaller "
                 "ones".format(request.num_images, *request.size, needed, room)
             )
+    elif request.size is None and request.want is None and config.image_layout == "plain":
+        raise ValueError(
+            "text and images of any size on a model of the layout 'plain', which draws no size: say that of "
+            "images, or want 'text'"
+        )
     elif request.size is not None:
         # Whether one fits the rest of the room is seen when the model begins one; text needs none.
         check_room(*request.size, 0, config, "empty conversation")
@@ -167,8 +172,10 @@ def _check_drawing(settings: SampleConfig, seed: int, image_layout: str) -> None
         raise ValueError(f"seed {seed}: want 0 to {MAX_SEED}")
     pick(DECODERS, settings.decoder, "decoder")
     pick(DRAFTS, settings.drafts, "draft")
-    if settings.decoder == "staggered" and image_layout == "chameleon":
-        raise ValueError("decoder 'staggered': needs line ends, Chameleon's layout has none")
+    if settings.decoder == "staggered" and not tells_size(image_layout):
+        raise ValueError(
+            f"decoder 'staggered': needs line ends, the layout {image_layout!r} has none"
+        )
 
 
 def _write(model: "LoadedModel", drafts: Sequence[_Draft], max_batch: int | None) -> None:

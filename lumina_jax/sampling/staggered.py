@@ -60,7 +60,7 @@ def check(job: Job) -> None:
     """ValueError of one line for an image without line ends, or with given codes."""
     if len(job.plan.runs) < job.plan.shape[0]:
         raise ValueError(
-            "decoder 'staggered': rows of Chameleon's layout have no line ends to begin from; use another decoder"
+            "decoder 'staggered': rows of this model's layout have no line ends to begin from; use another decoder"
         )
     if job.request.given is not None:
         raise ValueError("decoder 'staggered' draws whole images: with given codes use another one")

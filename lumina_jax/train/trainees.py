@@ -28,6 +28,7 @@ from lumina_jax.train.program import transformer_steps
 from lumina_jax.train.trained_part import base_digest
 from lumina_jax.train.trainee_weights import like, weight_functions
 from lumina_jax.train.vqgan_step import init_vqgan_state, make_vqgan_step, released_params
+from lumina_jax.unirep.tasks import TASKS
 from lumina_jax.vqgan.codec import abstract_vqgan
 from lumina_jax.vqgan.quantise import codebook_of
 
@@ -93,6 +94,8 @@ def _transformer(
 
     def batches(data_dir: str | Path) -> Callable[[int], Batches]:
         return batches_of(experiment, curriculum, folders_of(data_dir), vocab, rows)
+
+    check_sizes_told(experiment)
 
     def folder_of(source: ScenesSource | RecordSource, data_dir: str | Path) -> str | Path:
         if isinstance(source, RecordSource):
@@ -208,6 +211,20 @@ def _assets(experiment: Experiment) -> LoadedModel:
     if vocab.size > room:
         raise ValueError(f"assets {path}: {vocab.size} token ids, the run's vocab_size is {room}")
     return assets
+
+
+def check_sizes_told(experiment: Experiment) -> None:
+    """ValueError where the scenes of a run of the layout "plain" hold answers whose size nothing tells."""
+    if experiment.model.image_layout != "plain":
+        return
+    for source in _used_sources(experiment):
+        tasks = source.tasks if isinstance(source, ScenesSource) else ()
+        for task, _ in tasks:
+            if not pick(TASKS, task, "task of a scenes source").tells_size:
+                raise ValueError(
+                    f"source {source.name}: the prompt of task {task!r} does not tell the size of its answer, nor do "
+                    "images of the layout 'plain'; leave it out, or train the layout 'uni_rep'"
+                )
 
 
 def _used_sources(experiment: Experiment) -> list[ScenesSource | RecordSource]:

@@ -56,6 +56,11 @@ def choose_crop(size: tuple[int, int], crops: list[tuple[int, int]]) -> tuple[in
     return max(crops, key=lambda crop: (kept(crop), crop))
 
 
+def tells_size(layout: str) -> bool:
+    """Whether the image sentences of a layout hold their height and width."""
+    return layout == "uni_rep"
+
+
 def latent_shape(width_px: int, height_px: int, grid: GridConfig) -> tuple[int, int]:
     """(P rows, Q columns) of the codes of an image."""
     return height_px // grid.patch_px, width_px // grid.patch_px
@@ -70,7 +75,7 @@ def image_token_count(
     1060
     """
     rows, columns = latent_shape(width_px, height_px, grid)
-    return 2 + rows * columns if layout == "chameleon" else 4 + rows * (columns + 1)
+    return 4 + rows * (columns + 1) if tells_size(layout) else 2 + rows * columns
 
 
 def check_size(
@@ -120,10 +125,10 @@ def forced_ids(height_units: int, width_units: int, vocab: Vocab, grid: GridConf
     return np.concatenate([head, lines.ravel(), [vocab.image_end_id]]).astype(np.int32)
 
 
-def forced_ids_chameleon(
+def forced_ids_codes_alone(
     height_units: int, width_units: int, vocab: Vocab, grid: GridConfig
 ) -> np.ndarray:
-    """As `forced_ids`, for Chameleon's own layout: [start, P × Q codes, end], no size and no line ends."""
+    """As `forced_ids`, for Chameleon's own layout and "plain": [start, P × Q codes, end], no size and no line ends."""
     _check_units(height_units, width_units)
     rows, columns = latent_shape(width_units * grid.unit_px, height_units * grid.unit_px, grid)
     codes = np.full(rows * columns, FREE, np.int32)
@@ -133,7 +138,7 @@ def forced_ids_chameleon(
 def image_table(
     height_units: int, width_units: int, vocab: Vocab, grid: GridConfig, layout: str
 ) -> np.ndarray:
-    """`forced_ids` of the named layout: "uni_rep" or "chameleon"."""
+    """`forced_ids` of the named layout: a row of FORCED_IDS."""
     if layout not in FORCED_IDS:
         raise ValueError(f"image layout {layout!r}: want one of {', '.join(FORCED_IDS)}")
     return FORCED_IDS[layout](height_units, width_units, vocab, grid)
@@ -146,4 +151,8 @@ def _check_units(height_units: int, width_units: int) -> None:
         )
 
 
-FORCED_IDS = {"uni_rep": forced_ids, "chameleon": forced_ids_chameleon}
+FORCED_IDS = {
+    "uni_rep": forced_ids,
+    "chameleon": forced_ids_codes_alone,
+    "plain": forced_ids_codes_alone,
+}

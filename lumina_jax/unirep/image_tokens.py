@@ -6,7 +6,14 @@ import numpy as np
 from PIL import Image
 
 from lumina_jax.config import GridConfig
-from lumina_jax.unirep.grid import FREE, check_size, choose_crop, crop_sizes, image_table
+from lumina_jax.unirep.grid import (
+    FREE,
+    check_size,
+    choose_crop,
+    crop_sizes,
+    image_table,
+    tells_size,
+)
 from lumina_jax.unirep.vocab import Vocab
 
 BLENDED_ROWS = 64  # of an image with transparency, at a time
@@ -45,8 +52,9 @@ def parse_image(
 ) -> np.ndarray:
     """The inverse of `image_sentence`: ids from start to end token to int32 codes [P, Q].
 
-    Chameleon's layout does not name its shape: `shape` does, a square is assumed without.
-    Raises ValueError that names the first position at which the ids leave the layout.
+    Layouts without size tokens do not name their shape: `shape` (P, Q) does. Without it Chameleon's is a square, and
+    an image of "plain" cannot be read. Raises ValueError that names the first position at which the ids leave the
+    layout.
     """
     ids = np.asarray(ids)
     unit = grid.unit_px // grid.patch_px
@@ -108,7 +116,7 @@ def fit_image(
 ) -> np.ndarray:
     """An image as the tokenizer reads it, on white, uint8[Y, X, 3].
 
-    Uni-Rep: the best allowed crop. Chameleon: the square of target_px that Meta's image tokenizer cuts.
+    The best allowed crop; in Chameleon's layout the square of target_px that Meta's image tokenizer cuts.
     """
     if layout == "chameleon":
         check_size(target_px, target_px, grid)
@@ -200,14 +208,18 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _read_units(
     ids: np.ndarray, vocab: Vocab, grid: GridConfig, layout: str, shape: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """(height, width) in grid units, from the size tokens or, in Chameleon's layout, from the shape or the count."""
+    """(height, width) in grid units, from the size tokens or, in layouts without, from the shape or the count."""
     unit = grid.unit_px // grid.patch_px
-    if layout == "chameleon":
+    if not tells_size(layout):
+        if shape is None and layout != "chameleon":
+            raise ValueError(
+                f"image of {len(ids)} tokens in the layout {layout!r}, whose images do not tell their size: say it"
+            )
         side = math.isqrt(max(len(ids) - 2, 0))
         rows, columns = shape or (side, side)
         if rows * columns != len(ids) - 2 or rows % unit or columns % unit or not rows:
             raise ValueError(
-                f"chameleon image of {len(ids) - 2} codes: not {rows} rows by {columns} columns"
+                f"{layout} image of {len(ids) - 2} codes: not {rows} rows by {columns} columns"
             )
         return rows // unit, columns // unit
     if len(ids) < 3:

@@ -38,6 +38,11 @@ class Task:
         """Whether it paints from words alone: then a checkpoint's own settings are made for it."""
         return self.answer == "image" and "caption" in self.fields and not self.num_images
 
+    @property
+    def tells_size(self) -> bool:
+        """Whether its words tell the size of the images of its answer; true where that holds none."""
+        return self.answer == "text" or {"width", "height"} <= {*self.fields}
+
     def prompt(self, is_released: bool = False, /, **values: object) -> str:
         """The template with its blanks filled; ValueError when a value is missing, unknown or empty.
 

@@ -165,6 +165,18 @@ def test_context_dropout_is_the_forks_rule(small_tokenizer, turns, num_images, d
         assert (wanted[0], wanted[-1]) == (vocab.image_start_id, vocab.image_end_id)
 
 
+def test_plain_image_without_its_context_is_what_the_unguided_pass_reads(small_tokenizer):
+    """[bos, start] given, then codes and end predicted: these images have no other first tokens."""
+    vocab, grid = small_tokenizer.vocab, GridConfig(patch_px=8, unit_px=16)
+    sentence = image_sentence(np.zeros((4, 6), int), vocab, grid, "plain")
+    record = {"conversations": [{"from": "human", "value": "a red star"}], "image": [0]}
+    record["conversations"].append({"from": "gpt", "value": "<|image|>"})
+    ids, labels = conversation_ids(record, small_tokenizer, lambda _: sentence)
+    found = without_context(make_record(ids, labels), vocab, "plain")
+    assert found.tokens.tolist() == [vocab.bos_id, *sentence]
+    assert found.labels().tolist() == [-100, -100, *sentence[1:]]
+
+
 def test_context_dropout_is_a_function_of_the_position():
     def draws(seed: int, count: int = 1) -> np.ndarray:
         found = [drops_context(0.25, (seed, 0, place), count) for place in range(2000)]

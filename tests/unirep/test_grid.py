@@ -12,7 +12,7 @@ from lumina_jax.unirep.grid import (
     choose_crop,
     crop_sizes,
     forced_ids,
-    forced_ids_chameleon,
+    forced_ids_codes_alone,
     image_table,
     image_token_count,
     latent_shape,
@@ -85,7 +85,7 @@ def test_forced_ids_of_a_wide_image_put_height_first(golden_tokenizer):
 
 
 def test_forced_ids_of_chameleon_hold_codes_alone(golden_tokenizer):
-    table = forced_ids_chameleon(1, 2, golden_tokenizer.vocab, RELEASE)
+    table = forced_ids_codes_alone(1, 2, golden_tokenizer.vocab, RELEASE)
     assert table.tolist() == [8197, *[FREE] * 8, 8196]
 
 

@@ -31,7 +31,7 @@ def test_parsed_and_rewritten_ids_equal_the_original(golden, golden_tokenizer, k
     assert np.array_equal(image_sentence(codes, golden_tokenizer.vocab, GRID), ids)
 
 
-@pytest.mark.parametrize("layout", ["uni_rep", "chameleon"])
+@pytest.mark.parametrize("layout", ["uni_rep", "chameleon", "plain"])
 def test_parse_is_the_inverse_of_the_sentence(small_tokenizer, layout):
     codes = np.random.default_rng(0).integers(0, 64, (3, 5))
     ids = image_sentence(codes, small_tokenizer.vocab, SMALL, layout)
@@ -44,6 +44,14 @@ def test_chameleon_assumes_a_square(small_tokenizer):
     assert np.array_equal(parse_image(ids, small_tokenizer.vocab, SMALL, "chameleon"), codes)
     with pytest.raises(ValueError, match="15 codes: not 3 rows by 3 columns"):
         parse_image(ids[1:], small_tokenizer.vocab, SMALL, "chameleon")
+
+
+def test_plain_image_is_read_only_with_its_shape(small_tokenizer):
+    ids = image_sentence(np.arange(16).reshape(4, 4), small_tokenizer.vocab, SMALL, "plain")
+    with pytest.raises(ValueError, match="18 tokens in the layout 'plain'.*say it"):
+        parse_image(ids, small_tokenizer.vocab, SMALL, "plain")
+    with pytest.raises(ValueError, match="plain image of 16 codes: not 3 rows by 5 columns"):
+        parse_image(ids, small_tokenizer.vocab, SMALL, "plain", (3, 5))
 
 
 def test_sentence_writes_rows_in_order(small_tokenizer):

@@ -9,6 +9,7 @@ from lumina_jax.config import ModelConfig
 from lumina_jax.data.pretokenize.examples import Example
 from lumina_jax.data.records import Record, make_record
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER, conversation_ids
+from lumina_jax.unirep.grid import tells_size
 from lumina_jax.unirep.image_tokens import find_images, image_sentence, parse_image
 from lumina_jax.unirep.tasks import TASKS, find_task, text_to_image
 from lumina_jax.unirep.text import TextTokenizer
@@ -87,7 +88,7 @@ def _conversation(
     ]
     layout = words.model.image_layout
     if (
-        layout != "chameleon"
+        tells_size(layout)  # else nothing but the prompt does
         and _rng(words.seed, index, target, "size").random() < words.without_size
     ):
         task = "text_to_image_any_size"

@@ -36,7 +36,8 @@ class TokeniseOptions:
     random_crop: bool = False
     # of random crops, of captions chosen among several, of prompts without size
     seed: int = 0
-    # share of captions whose prompt does not say the image's size, as in the original's later versions
+    # share of captions whose prompt does not say the image's size, as in the original's later versions; none in
+    # layouts without size tokens
     without_size: float = 0.1
     # a longer record is a bad input; default: none is
     max_tokens: int | None = None
