@@ -3,7 +3,7 @@
 python -m lumina_jax.evals scenes --choose-guidance --out scores.json
 python -m lumina_jax.evals scenes --tasks all --out report.json --pictures pages
 python -m lumina_jax.evals runs/omni/model --tasks question edit --num 50
-python -m lumina_jax.evals runs/omni/model --tasks all --num 24 --choose-settings settings.json
+python -m lumina_jax.evals runs/omni/model --tasks all --num 40 --choose-settings settings.json
 python -m lumina_jax.evals runs/omni/model --against-checkpoint scenes --prompts-per-category 500
 python -m lumina_jax.evals scenes --precision int8 --against float32 --prompts-per-category 500
 python -m lumina_jax.evals runs/vqgan/model --vqgan

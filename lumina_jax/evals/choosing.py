@@ -16,8 +16,8 @@ from lumina_jax.evals.report import heading, of_the_same_run
 from lumina_jax.lumina import Lumina
 from lumina_jax.unirep.tasks import TASKS
 
-GUIDANCES = (1.0, 1.5, 2.0)
-TOP_KS = (1, 4, 20)  # codes, the first one with every guidance
+GUIDANCES = (1.0, 1.25, 1.5, 2.0)
+TOP_KS = (1, 2, 4, 20)  # codes, the first one with every guidance
 TEXT_TOP_KS = (1, 2)
 OWN_CHOICE = ("text_to_image", "text_to_image_any_size")  # `scores.choose_guidance` is for these
 

@@ -66,7 +66,7 @@ def test_the_best_of_what_is_tried_is_chosen(asked, small_lumina):
     assert model.settings == SampleConfig(guidance=2.5, by_task=rows)
     assert choosing.chosen(json.loads(json.dumps(report))) == rows
     tried = report["tasks"]["depth"]["tried"]
-    assert [row["score"] for row in tried] == [0, 0, 0.5, 0, 1, 0.5]
+    assert [row["score"] for row in tried] == [0, 0, 0, 0.5, 0, 0.5, 1, 0.5]
     assert {index for _, places in asked for index in places} == {1000, 1001}
 
 
