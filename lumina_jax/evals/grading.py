@@ -90,6 +90,7 @@ def chance(examples: Sequence[Example]) -> dict[str, Summary | None]:
     "other": of any other example; pictures of the same size alone, once each. Words are drawn WORD_DRAWS times, from
     examples of all kinds and as "same_kind" of the same kind; "constant": the most frequent answer of the kind.
     "unchanged", of edits: the picture as it was. "another_pose": a random one where the figure is.
+    "still", of views: the true first one each time.
     """
     if isinstance(examples[0].true_answer, str):
         draws = {"other": lambda e: "", "same_kind": lambda e: e.kind}
@@ -99,6 +100,9 @@ def chance(examples: Sequence[Example]) -> dict[str, Summary | None]:
     if all(example.truth.before is not None for example in examples):
         before = [(render(e.truth.before, *e.truth.size),) for e in examples if e.truth.before]
         found["unchanged"] = grade(examples, before).summary
+    if examples[0].task == "multi_view":
+        still = [(example.true_answer[0],) * len(example.true_answer) for example in examples]
+        found["still"] = grade(examples, still).summary
     if examples[0].task == "pose":
         rng = np.random.default_rng(CHANCE_SEED)
         guesses = [(pose(another_pose(e.truth.scene, rng), *e.truth.size),) for e in examples]
