@@ -178,7 +178,7 @@ class AnsweringModel(TokenModel):
         """Every answer to the prompts of one task, of the kind that its row in `TASKS` tells."""
         row = TASKS[task]
         self.check_task(task)
-        chosen = override(task_settings(row, self.settings), settings)
+        chosen = override(task_settings(row, self.settings, self.by_task), settings)
         requests = [
             AnswerRequest(
                 prompt_ids(call.prompt, self.tokenizer, call.images, np.asarray),

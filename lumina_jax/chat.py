@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lumina_jax.config import SampleConfig
+from lumina_jax.config import SampleConfig, TaskSampling
 from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.painting import codes_told, override
 from lumina_jax.sampling.generate import Progress
@@ -34,13 +34,15 @@ class Reply:
     seed: int = 0  # that drew it
 
 
-def task_settings(task: Task, own: SampleConfig) -> SampleConfig:
-    """How an answer to a task is drawn: the model's own settings, with the laws of the task's row in `TASKS`.
+def task_settings(
+    task: Task, own: SampleConfig, by_task: Sequence[TaskSampling] = ()
+) -> SampleConfig:
+    """How an answer to a task is drawn: a model's own settings, with the laws of the task's row in `TASKS`.
 
-    What paints from words alone keeps the model's own, which are made for that. What these say of the task itself
-    (`SampleConfig.by_task`) stands above all.
+    What paints from words alone keeps the model's own, which are made for that. A row of `by_task`, the model's
+    settings of the task itself, stands above all.
     """
-    named = [row.settings for row in own.by_task if TASKS[row.task] == task]
+    named = [row.settings for row in by_task if TASKS[row.task] == task]
     return override(_laws(task, own), named[-1] if named else {})
 
 
@@ -98,7 +100,7 @@ def turn_settings(model: TokenModel, ids: np.ndarray, want: Kind | None = None) 
     free = "chat"
     if want == "image" and find_images(ids, vocab):
         free = "edit" if spans else "next_edit"
-    return task_settings(TASKS[find_task(said) or free], model.settings)
+    return task_settings(TASKS[find_task(said) or free], model.settings, model.by_task)
 
 
 def turn_seed(seed: int, turn: int) -> int:

@@ -86,8 +86,7 @@ def spread(columns: Mapping[str, tuple[Any, bool]]) -> tuple[list[tuple], bool]:
 def override(settings: SampleConfig, named: Mapping[str, Any]) -> SampleConfig:
     """The settings with those named that are not None; ValueError of one line for a name that is none.
 
-    A guidance that is named alone is that of all rows: it ends a schedule. They are those of one answer, so nothing of
-    them is for tasks (`by_task`).
+    A guidance that is named alone is that of all rows: it ends a schedule.
     """
     fields = {name: name for name in asdict(settings)}
     given = {pick(fields, name, "setting"): v for name, v in named.items() if v is not None}
@@ -96,7 +95,7 @@ def override(settings: SampleConfig, named: Mapping[str, Any]) -> SampleConfig:
     for name, kind in (("guidance_schedule", float), ("branches", int)):
         if name in given:
             given[name] = tuple(map(kind, given[name]))
-    return replace(settings, **{"by_task": (), **given})
+    return replace(settings, **given)
 
 
 def request_of(ask: Ask, tokenizer: TextTokenizer, layout: str) -> Request:

@@ -6,15 +6,14 @@ python -m lumina_jax.release runs/omni/model released --guidance 2.5 --task-sett
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from tyro.conf import Positional
 
-from lumina_jax.checkpoint import load_model, read_config, save_model
+from lumina_jax.checkpoint import digest, load_model, read_config, save_model
 from lumina_jax.cli import parse_arguments, run_main
-from lumina_jax.config import SampleConfig
+from lumina_jax.config import SampleConfig, TaskSampling
 from lumina_jax.config_json import config_from_dict, config_to_dict
 from lumina_jax.evals.choosing import chosen
 from lumina_jax.evals.report import read_report
@@ -68,20 +67,26 @@ def _named_settings(options: Options) -> SampleConfig | None:
     names = ("guidance", "temperature", "image_top_k")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.task_settings is not None:
-        given["by_task"] = chosen(_report(options.task_settings))
+        given["by_task"] = _choice(options.task_settings, options.source)
     if not given:
         return None
     own = read_config(options.source)[1].get("sample", {})
     return replace(config_from_dict(SampleConfig, own), **given)
 
 
-def _report(path: Path) -> dict[str, Any]:
+def _choice(path: Path, source: Path) -> tuple[TaskSampling, ...]:
+    """The settings of tasks that a file holds for the checkpoint `source`; ValueError of one line for another file."""
     found = read_report(path)
     if found is None:
         raise ValueError(f"{path}: no such file; `python -m lumina_jax.evals` writes one")
-    if any("best" not in row for row in found["tasks"].values()):
-        raise ValueError(f"{path}: holds scores; want what `--choose-settings` wrote")
-    return found
+    if (own := digest(source)) != found.get("checkpoint"):
+        raise ValueError(
+            f"{path}: chosen for the checkpoint {found.get('checkpoint')}, {source} is {own}; choose anew"
+        )
+    try:
+        return chosen(found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 
 from lumina_jax.checkpoint import LoadedModel
 from lumina_jax.checksums import digests_of_leaves
-from lumina_jax.config import ModelConfig, SampleConfig
+from lumina_jax.config import ModelConfig, SampleConfig, TaskSampling
 from lumina_jax.dims import Array, pick
 from lumina_jax.generated_image import GeneratedImage
 from lumina_jax.image_files import Picture, open_image
@@ -79,9 +79,12 @@ class TokenModel:
         self.params = place_weights(kept, transformer, layout)
         self.vqgan_params = place_vqgan(vqgan_params, layout)
         self.tokenizer = tokenizer
-        self.settings = settings or SampleConfig()
-        for row in self.settings.by_task:
-            pick(TASKS, row.task, "task of the settings")
+        given = settings or SampleConfig()
+        check_tasks(given.by_task)
+        self.by_task = (
+            given.by_task
+        )  # how answers to tasks are drawn, where not as their rows in TASKS say
+        self.settings = replace(given, by_task=())  # of all else, and of what those rows leave open
         self.precision = precision
         self._digest = checkpoint_digest
 
@@ -209,6 +212,16 @@ class TokenModel:
     def _checked_image(self, ids: np.ndarray, size: Size | None = None) -> np.ndarray:
         self._codes_of(ids, size)
         return ids.astype(np.int32)
+
+
+def check_tasks(rows: Sequence[TaskSampling]) -> None:
+    """ValueError of one line for settings of an unknown task, or of one that a model's own settings are made for."""
+    for row in rows:
+        if row.task.startswith("text_to_image") and row.task in TASKS:
+            raise ValueError(
+                f"settings of the task {row.task!r}: what paints from words has the model's own; name them there"
+            )
+        pick(TASKS, row.task, "task of the settings")
 
 
 @partial(jax.jit, static_argnames=("config", "layout"))

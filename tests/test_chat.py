@@ -10,7 +10,7 @@ from lumina_jax.chat import Chat, answer_history, task_settings, turn_seed, turn
 from lumina_jax.config import SampleConfig, TaskSampling
 from lumina_jax.token_model import TokenModel
 from lumina_jax.unirep.conversation import conversation_ids, prompt_ids
-from lumina_jax.unirep.image_tokens import image_sentence
+from lumina_jax.unirep.image_tokens import find_images, image_sentence
 from lumina_jax.unirep.tasks import TASKS, find_task, task_prompt, text_to_image
 
 SIZE = (32, 16)
@@ -171,24 +171,37 @@ def test_history_tells_the_task_of_its_last_turn(small_lumina, golden_tokenizer,
 
 def test_what_a_checkpoint_says_of_a_task_stands_above_its_row() -> None:
     rows = TaskSampling("depth", image_top_k=1), TaskSampling("multi_view", guidance=1.5)
-    own = SampleConfig(guidance=3.0, by_task=rows)
-    depth, views = (task_settings(TASKS[name], own) for name in ("depth", "multi_view"))
-    assert (depth.image_top_k, depth.guidance, depth.by_task) == (1, TASKS["depth"].guidance, ())
+    own = SampleConfig(guidance=3.0)
+    depth, views = (task_settings(TASKS[name], own, rows) for name in ("depth", "multi_view"))
+    assert (depth.image_top_k, depth.guidance) == (1, TASKS["depth"].guidance)
     assert (views.image_top_k, views.guidance) == (own.image_top_k, 1.5)
-    assert task_settings(TASKS["normals"], own).image_top_k == TASKS["normals"].image_top_k
+    assert task_settings(TASKS["normals"], own, rows) == task_settings(TASKS["normals"], own)
 
 
-def test_settings_of_one_answer_hold_none_of_other_tasks(small_lumina) -> None:
-    model = copy.copy(small_lumina)
-    model.settings = SampleConfig(by_task=(TaskSampling("depth", image_top_k=1),))
-    image = model.generate("a dome", size=(32, 32), image_top_k=3)
-    assert (image.settings.image_top_k, image.settings.by_task) == (3, ())
+def test_settings_of_tasks_are_those_of_answers_alone(small_lumina) -> None:
+    rows = (TaskSampling("depth", image_top_k=1),)
+    parts = small_lumina.config, small_lumina.params, small_lumina.vqgan_params
+    model = Lumina(*parts, small_lumina.tokenizer, SampleConfig(image_top_k=9, by_task=rows))
+    assert (model.by_task, model.settings) == (rows, SampleConfig(image_top_k=9))
+    depth = model.depth(np.array(_depth(model)[_image(model)]), size=(32, 16))
+    assert depth.settings.image_top_k == turn_settings(model, _depth(model)).image_top_k == 1
+    assert model.generate("a dome", size=(32, 32)).settings == SampleConfig(image_top_k=9)
+
+
+def _image(model: Lumina) -> slice:
+    return slice(*find_images(_depth(model), model.tokenizer.vocab)[0])
+
+
+def _depth(model: Lumina) -> np.ndarray:
+    sentence = image_sentence(np.zeros((2, 4), int), model.tokenizer.vocab, model.config.grid)
+    return prompt_ids("Depth estimation. <|image|>", model.tokenizer, [sentence], np.asarray)
 
 
 @pytest.mark.parametrize(
     "row, words",
     [
         ({"task": "depths"}, "unknown task of the settings 'depths'.*did you mean 'depth'"),
+        ({"task": "text_to_image", "guidance": 2.0}, "paints from words has the model's own"),
         ({"task": "depth", "image_top_k": 0}, "image_top_k 0: top-k must be at least 1"),
         ({"task": "depth", "guidance": -1.0}, "guidance -1.0: want a finite number"),
     ],

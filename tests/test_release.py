@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lumina_jax.checkpoint import load_model, read_config, save_model
+from lumina_jax.checkpoint import digest, load_model, read_config, save_model
 from lumina_jax.config import SampleConfig, TaskSampling
 from lumina_jax.config_json import config_from_dict
 from lumina_jax.model.presets import PRESETS
@@ -46,12 +46,15 @@ def settings_of(folder: Path) -> SampleConfig:
     return config_from_dict(SampleConfig, read_config(folder)[1]["sample"])
 
 
+def choice(path: Path, source: Path, tasks: str) -> Path:
+    path.write_text(f'{{"checkpoint": "{digest(source)}", "tasks": {tasks}}}')
+    return path
+
+
 def test_settings_of_tasks_are_released_above_the_own(trained: Path, tmp_path: Path, monkeypatch):
-    report = tmp_path / "settings.json"
-    report.write_text(
-        '{"tasks": {"depth": {"best": {"image_top_k": 1}}, "pose": {"best": {}}, "edit": {"best": {"guidance": 2.0}}}}'
-    )
     first = release(trained, tmp_path / "first", sample=SampleConfig(guidance=2.5))
+    best = '{"depth": {"best": {"image_top_k": 1}}, "pose": {"best": {}}, "edit": {"best": {"guidance": 2.0}}}'
+    report = choice(tmp_path / "settings.json", first, best)
     command(monkeypatch, first, tmp_path / "second", "--task-settings", report)
     rows = TaskSampling("depth", image_top_k=1), TaskSampling("edit", guidance=2.0)
     assert settings_of(tmp_path / "second") == SampleConfig(guidance=2.5, by_task=rows)
@@ -60,20 +63,28 @@ def test_settings_of_tasks_are_released_above_the_own(trained: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "tasks, words",
     [
         (None, "no such file"),
-        ('{"tasks": {"depth": {"scores": {}}}}', "holds scores; want what `--choose-settings`"),
-        ("[]", "holds no report of tasks"),
+        ('{"depth": {"scores": {}}}', "settings.json: holds no choice of settings"),
+        ("3", "settings.json: holds no report of tasks"),
+        ('{"depths": {"best": {"guidance": 2.0}}}', "settings.json: unknown task"),
     ],
 )
-def test_another_file_is_no_choice_of_settings(trained, tmp_path, monkeypatch, content, words):
+def test_another_file_is_no_choice_of_settings(trained, tmp_path, monkeypatch, tasks, words):
     report = tmp_path / "settings.json"
-    if content is not None:
-        report.write_text(content)
+    if tasks is not None:
+        choice(report, trained, tasks)
     with pytest.raises(ValueError, match=words):
         command(monkeypatch, trained, tmp_path / "shipped", "--task-settings", report)
     assert not (tmp_path / "shipped").exists()
+
+
+def test_settings_chosen_for_another_checkpoint_are_refused(trained, tmp_path, monkeypatch):
+    report = choice(tmp_path / "settings.json", trained, '{"depth": {"best": {}}}')
+    report.write_text(report.read_text().replace(digest(trained), "0123456789ab"))
+    with pytest.raises(ValueError, match=r"chosen for the checkpoint 0123456789ab.*choose anew"):
+        command(monkeypatch, trained, tmp_path / "shipped", "--task-settings", report)
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:

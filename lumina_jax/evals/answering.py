@@ -15,6 +15,7 @@ from lumina_jax.sampling.batch import Request
 from lumina_jax.sampling.generate import generate
 from lumina_jax.sampling.policy import candidate_seeds
 from lumina_jax.sampling.text import write_texts
+from lumina_jax.token_model import TokenModel
 from lumina_jax.unirep.conversation import IMAGE_PLACEHOLDER, conversation_ids
 from lumina_jax.unirep.image_tokens import image_sentence
 from lumina_jax.unirep.tasks import TASKS
@@ -35,9 +36,9 @@ class Answer(NamedTuple):
         return self.turns[-1]
 
 
-def settings_of(task: str, own: SampleConfig, named: Mapping[str, Any]) -> SampleConfig:
-    """How an answer is drawn: `task_settings`, below those of `named` that are not None."""
-    return override(task_settings(TASKS[task], own), named)
+def settings_of(task: str, model: TokenModel, named: Mapping[str, Any]) -> SampleConfig:
+    """How a model's answer is drawn: `task_settings`, below those of `named` that are not None."""
+    return override(task_settings(TASKS[task], model.settings, model.by_task), named)
 
 
 def answers(
@@ -55,7 +56,7 @@ def answers(
         for talk, turn in zip(talks, turns, strict=True):
             talk.said.append({"from": "human", "value": turn.said})
             talk.images.extend(next(shown) for _ in turn.shown)
-        settings = settings_of(turns[0].task, model.settings, named)
+        settings = settings_of(turns[0].task, model, named)
         seeds = [candidate_seeds(example.seed, place + 1)[place] for example in examples]
         answer = _write if isinstance(turns[0].answer, str) else _paint
         answer(model, talks, turns, [e.truth.size for e in examples], seeds, settings, progress)

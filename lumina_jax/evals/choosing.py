@@ -1,19 +1,20 @@
 """Which settings suit a checkpoint's answers, task by task, found on examples that the protocol never scores.
 
 A task is tried greedy at every scale of GUIDANCES, then at the best one with every top-k of TOP_KS; words are drawn
-without guidance. What the task's row in `TASKS` says is tried too, and kept where nothing is better.
+without guidance. No choice, which leaves the task's row in `TASKS`, is tried too, and kept where nothing is better.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lumina_jax.config import TaskSampling
+from lumina_jax.dims import pick
 from lumina_jax.evals.answering import answers
 from lumina_jax.evals.grading import grade
-from lumina_jax.evals.protocol import KINDS, examples
+from lumina_jax.evals.protocol import EXAMPLES, KINDS, examples
 from lumina_jax.evals.report import heading, of_the_same_run
 from lumina_jax.lumina import Lumina
+from lumina_jax.token_model import check_tasks
 from lumina_jax.unirep.tasks import TASKS
 
 GUIDANCES = (1.0, 1.25, 1.5, 2.0)
@@ -39,11 +40,9 @@ def choose_settings(
     """
     report = {**heading(model), "num": num}
     found = of_the_same_run(report, earlier)
+    for task, row in found.items():
+        _give(model, task, row["best"])
     for task in tasks:
-        if task in OWN_CHOICE:
-            raise ValueError(
-                f"{task} is drawn by the checkpoint's own settings: choose its guidance without --tasks"
-            )
         if task not in found:
             tried, best = _try(model, task, num, progress)
             found[task] = {"tried": tried, "best": best}
@@ -54,9 +53,29 @@ def choose_settings(
 
 
 def chosen(report: Mapping[str, Any]) -> tuple[TaskSampling, ...]:
-    """What a report of `choose_settings` chose, without the tasks whose row in `TASKS` is best."""
-    best = {task: row["best"] for task, row in report["tasks"].items()}
-    return tuple(TaskSampling(task, **settings) for task, settings in best.items() if settings)
+    """What a report of `choose_settings` chose, without the tasks for which nothing is better than no choice.
+
+    Raises ValueError of one line for a report of something else.
+    """
+    try:
+        best = {task: row["best"] for task, row in report["tasks"].items()}
+        rows = tuple(TaskSampling(task, **settings) for task, settings in best.items() if settings)
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            "holds no choice of settings; want what `--choose-settings` wrote"
+        ) from None
+    check_tasks(rows)
+    return rows
+
+
+def check_choosable(tasks: Sequence[str]) -> None:
+    """ValueError of one line for a task that has nothing to choose here."""
+    for task in tasks:
+        if task in OWN_CHOICE:
+            raise ValueError(
+                f"{task} is drawn by the checkpoint's own settings: choose its guidance without --tasks"
+            )
+        pick(EXAMPLES, task, "task with settings")
 
 
 def _try(
@@ -93,6 +112,6 @@ def _best(found: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
 
 def _give(model: Lumina, task: str, settings: Mapping[str, Any]) -> None:
     """Make `settings` the model's own of a task, none where there are none."""
-    others = tuple(row for row in model.settings.by_task if row.task != task)
+    others = tuple(row for row in model.by_task if row.task != task)
     own = (TaskSampling(task, **settings),) if settings else ()
-    model.settings = replace(model.settings, by_task=others + own)
+    model.by_task = others + own

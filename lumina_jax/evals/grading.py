@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lumina_jax.data.recipes import VIEWS_YAW_DEG
 from lumina_jax.data.scenes.detector import detect
 from lumina_jax.data.scenes.maps import pose
 from lumina_jax.data.scenes.render import render
@@ -101,7 +102,8 @@ def chance(examples: Sequence[Example]) -> dict[str, Summary | None]:
         before = [(render(e.truth.before, *e.truth.size),) for e in examples if e.truth.before]
         found["unchanged"] = grade(examples, before).summary
     if examples[0].task == "multi_view":
-        still = [(example.true_answer[0],) * len(example.true_answer) for example in examples]
+        first = [render(e.truth.scene, *e.truth.size, VIEWS_YAW_DEG[0]) for e in examples]
+        still = [(picture,) * len(VIEWS_YAW_DEG) for picture in first]
         found["still"] = grade(examples, still).summary
     if examples[0].task == "pose":
         rng = np.random.default_rng(CHANCE_SEED)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def heading(model: Lumina) -> dict[str, Any]:
     own = {
         "precision": model.precision,
         "model": config_to_dict(model.config),
-        "own_settings": config_to_dict(model.settings),
+        "own_settings": config_to_dict(replace(model.settings, by_task=model.by_task)),
     }
     return {**run_heading(model.checkpoint), **own}
 
@@ -212,9 +213,7 @@ def _task_report(
     named: Mapping[str, Any],
 ) -> dict[str, Any]:
     graded = grade(examples, [answer.last for answer in given])
-    drawn_by = {
-        turn.task: settings_of(turn.task, model.settings, named) for turn in examples[0].turns
-    }
+    drawn_by = {turn.task: settings_of(turn.task, model, named) for turn in examples[0].turns}
     return {
         "scores": plain(graded.summary),
         "settings": {task: config_to_dict(settings) for task, settings in drawn_by.items()},

@@ -220,7 +220,8 @@ def check_sizes_told(experiment: Experiment) -> None:
     for source in _used_sources(experiment):
         tasks = source.tasks if isinstance(source, ScenesSource) else ()
         for task, _ in tasks:
-            if not pick(TASKS, task, "task of a scenes source").tells_size:
+            row = pick(TASKS, task, "task of a scenes source")
+            if not row.tells_size or task == "chat":  # whose earlier turns are edits
                 raise ValueError(
                     f"source {source.name}: the prompt of task {task!r} does not tell the size of its answer, nor do "
                     "images of the layout 'plain'; leave it out, or train the layout 'uni_rep'"

@@ -37,7 +37,7 @@ def asked(monkeypatch):
     def answers(model, found, progress):
         task = found[0].task
         calls.append((task, [example.index for example in found]))
-        settings, best = task_settings(TASKS[task], model.settings), BEST[task]
+        settings, best = task_settings(TASKS[task], model.settings, model.by_task), BEST[task]
         share = np.mean([getattr(settings, name) == value for name, value in best.items()])
         true = [example.index % NUM < share * NUM for example in found]
         told = [
@@ -63,7 +63,7 @@ def test_the_best_of_what_is_tried_is_chosen(asked, small_lumina):
         TaskSampling("question", text_top_k=2),
         TaskSampling("edit", 2.0, image_top_k=1),
     )
-    assert model.settings == SampleConfig(guidance=2.5, by_task=rows)
+    assert (model.settings, model.by_task) == (SampleConfig(guidance=2.5), rows)
     assert choosing.chosen(json.loads(json.dumps(report))) == rows
     tried = report["tasks"]["depth"]["tried"]
     assert [row["score"] for row in tried] == [0, 0, 0, 0.5, 0, 0.5, 1, 0.5]
@@ -88,14 +88,41 @@ def test_a_choice_that_was_cut_off_goes_on(asked, small_lumina, tmp_path):
     )
     assert {task for task, _ in asked[calls:]} == {"question"}
     assert report["tasks"]["depth"]["best"] == BEST["depth"]
-    assert [row.task for row in again.settings.by_task] == ["depth", "question"]
+    assert [row.task for row in again.by_task] == ["depth", "question"]
     with pytest.raises(ValueError, match="another run"):
         choosing.choose_settings(again, ["depth"], 1, progress=False, earlier=read_report(out))
 
 
-def test_painting_from_words_has_its_own_choice(asked, small_lumina):
-    with pytest.raises(ValueError, match="text_to_image is drawn by the checkpoint's own"):
-        choosing.choose_settings(copy.copy(small_lumina), ["text_to_image"], NUM)
+def test_earlier_choices_are_there_for_later_tasks(asked, small_lumina):
+    model = copy.copy(small_lumina)
+    report = choosing.choose_settings(model, ["depth"], NUM, progress=False)
+    again = copy.copy(small_lumina)
+    choosing.choose_settings(again, ["question"], NUM, progress=False, earlier=report)
+    assert [row.task for row in again.by_task] == ["depth", "question"]
+
+
+@pytest.mark.parametrize(
+    "task, words",
+    [
+        ("text_to_image", "text_to_image is drawn by the checkpoint's own settings"),
+        ("reconstruction", "unknown task with settings 'reconstruction'"),
+    ],
+)
+def test_what_has_nothing_to_choose_is_refused_before_anything_is_loaded(task, words, tmp_path):
+    options = Options("no such model", tasks=("depth", task), choose_settings=tmp_path / "s.json")
+    with pytest.raises(ValueError, match=words):
+        choose_for_tasks(options, tmp_path / "s.json")
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [{"depth": {"scores": {}}}, {"depth": 3}, {"depth": {"best": {"top_k": 4}}}],
+)
+def test_a_report_of_something_else_is_no_choice(tasks):
+    with pytest.raises(ValueError, match="holds no choice of settings"):
+        choosing.chosen({"tasks": tasks})
+    with pytest.raises(ValueError, match="unknown task of the settings 'depths'"):
+        choosing.chosen({"tasks": {"depths": {"best": {"image_top_k": 4}}}})
 
 
 def test_command_writes_what_release_reads(asked, tiny_model, tmp_path):

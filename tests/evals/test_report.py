@@ -1,5 +1,6 @@
 """The protocol's command: every task answered by a tiny random model, and what it refuses."""
 
+import copy
 import json
 import sys
 from functools import partial
@@ -114,8 +115,9 @@ def test_the_report_of_a_vqgan_tells_its_run(tiny_model, small, tmp_path):
     assert {"score", "low", "high", "n"} == set(found["ssim"]["render"])
 
 
-def test_settings_are_the_rows_but_for_painting_from_words():
-    own = SampleConfig(guidance=2.0, image_top_k=50)
+def test_settings_are_the_rows_but_for_painting_from_words(small_lumina):
+    own = copy.copy(small_lumina)
+    own.settings = SampleConfig(guidance=2.0, image_top_k=50)
     assert settings_of("text_to_image", own, {}).guidance == 2.0
     assert settings_of("text_to_image", own, {}).image_top_k == 50
     dense = settings_of("depth", own, {})

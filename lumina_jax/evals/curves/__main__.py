@@ -45,15 +45,15 @@ def main() -> None:
     if not paths or options.num < 1 or not tasks:
         raise ValueError("nothing to score: name a checkpoint, a task and at least 1 example")
     check_folder(options.out.parent)
-    settings = options.settings_of and load_scored(options.settings_of).settings
+    drawn_as = options.settings_of and load_scored(options.settings_of)
     reports: dict[str, Any] = {}
     there = (read_report(out, "reports") or {"reports": {}})["reports"]
     for path in paths:
         print(path, flush=True)
         is_last = path == paths[-1]  # chance and ceiling are those of the protocol and the VQGAN
         model = load_scored(path)
-        if settings:
-            model.settings = settings
+        if drawn_as:
+            model.settings, model.by_task = drawn_as.settings, drawn_as.by_task
         report = score_tasks(
             model,
             tasks,

@@ -55,9 +55,9 @@ def figure_png(reports: Mapping[str, Any]) -> bytes:
 
 def labels(paths: Sequence[str]) -> list[str]:
     """The names of checkpoints: their steps, after the names of their runs where these are several."""
-    runs = {Path(path).parents[1].name for path in paths if Path(path).name.isdecimal()}
+    runs = {Path(path).parent.parent.name for path in paths if Path(path).name.isdecimal()}
     return [
-        f"{Path(path).parents[1].name}/{Path(path).name}"
+        f"{Path(path).parent.parent.name}/{Path(path).name}"
         if len(runs) > 1 and Path(path).name.isdecimal()
         else Path(path).name
         for path in paths

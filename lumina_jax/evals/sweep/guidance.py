@@ -53,7 +53,7 @@ def _name(index: int, scale: float) -> str:
 
 def _point(sweep: Sweep, model: Lumina, index: int, scale: float) -> Point:
     """Checkpoints may have other settings of their own: all are painted with the first one's but for the scale."""
-    own = replace(sweep.model.settings, guidance=scale, guidance_schedule=())
+    own = replace(sweep.model.settings, guidance=scale, guidance_schedule=(), image_guidance=None)
     model_of = replace(sweep, model=model)
     return sweep.keep(_name(index, scale), partial(painted, model_of, **vars(own)))
 

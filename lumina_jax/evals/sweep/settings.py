@@ -29,6 +29,9 @@ class Grid:
             self.name(guidance, top_k, temperature): {
                 "guidance": guidance,
                 "guidance_schedule": (),
+                "image_guidance": None,
+                "image_top_p": 1.0,
+                "image_min_p": 0.0,
                 "image_top_k": top_k,
                 "temperature": 1.0 if top_k == 1 else temperature,
             }

@@ -72,6 +72,9 @@ def test_score_is_the_share_of_the_objects_that_stay():
     assert views.score_views(TRUTH, both_gone).score == 0
     moved = last(first, replace(second, y=second.y + 8 / 96))
     assert views.score_views(TRUTH, moved).score == 0.5
+    assert (
+        views.score_views(TRUTH, VIEWS[:1] * 4).score == 1
+    )  # `right` alone tells that they do not turn
     empty = [np.zeros_like(VIEWS[0])] * 4
     assert views.score_views(TRUTH, empty).score == 0
 

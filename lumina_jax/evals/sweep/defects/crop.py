@@ -34,7 +34,7 @@ def random_crop(sweep: Sweep) -> Point:
     main = found[TASKS[0]]
     told = "within noise" if within_noise(main["gain"]) else "beyond noise"
     return {
-        "metric": f"{main['metric']} of {TASKS[0]}, random less centre crop",
+        "metric": f"{main['metric']} of {TASKS[0]}, mean of pictures, random less centre crop",
         **main["gain"],
         "sentence": (
             f"Cut at random, a picture keeps {1 - main['codes_changed']['score']:.0%} of the codes that its centre "

@@ -52,7 +52,9 @@ def free_sizes(sweep: Sweep) -> Point:
 def _laws(sweep: Sweep) -> tuple[np.ndarray, np.ndarray]:
     """Float[prompts, V]: the probabilities of the height token, and of the width token after the height asked for."""
     model, vocab = sweep.model, sweep.model.tokenizer.vocab
-    settings = replace(model.settings, image_top_k=TOP_K, temperature=1.0)
+    settings = replace(
+        model.settings, image_top_k=TOP_K, temperature=1.0, image_top_p=1.0, image_min_p=0.0
+    )
     unit_px = model.config.grid.unit_px
     rows = [
         [*request.prompt_ids, vocab.image_start_id, vocab.size_id(request.height_px // unit_px)]

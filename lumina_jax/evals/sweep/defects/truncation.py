@@ -98,7 +98,7 @@ def _cut_contexts(sweep: Sweep) -> dict[str, Any]:
 def _is_answered(sweep: Sweep, example: Example, context: np.ndarray) -> bool:
     """Whether an image of the asked size can be read in what follows a context."""
     model, (width_px, height_px) = sweep.model, example.truth.size
-    settings = settings_of(TASK, model.settings, {})
+    settings = settings_of(TASK, model, {})
     codes = first_image(continue_ids(model.loaded, context, settings, example.seed), model.loaded)
     patch_px = model.config.grid.patch_px
     return codes is not None and codes.shape == (height_px // patch_px, width_px // patch_px)
