@@ -1,4 +1,4 @@
-"""The shipped model: the text-to-image model of scenes.py, trained on with every other task beside painting.
+"""The omni model: the text-to-image model of scenes.py, trained on with every other task beside painting.
 
     python train.py configs/omni_scenes.py --workdir runs/omni_scenes --init runs/scenes/model --cpu-devices 2
 
@@ -8,7 +8,7 @@ of one kind of conversation, and of one of four lengths.
 Hardware: two CPU cores; ten minutes to draw and tokenise 128,000 conversations, 75 to train while other work ran on the
 cores. Expected: new tasks start at 5 to 15 nats a token, fall to 2 within 150 steps and to 0.5 to 1.2 at the end;
 painting rises from 0.69 to 0.85 and comes back to 0.70. `python -m lumina_jax.evals runs/omni_scenes/model --tasks all`
-gives the scores of docs/benchmarks.md.
+scores it; `omni_longer.py` goes on from it.
 """
 
 from lumina_jax.config import SampleConfig
