@@ -24,7 +24,7 @@ NUM = 100
 CEILINGS = {
     "text_to_image": 0.99,
     "text_to_image_any_size": 0.99,
-    "multi_view": 0.17,  # the relief's shading hardly survives: all else holds in 0.99
+    "multi_view": 0.98,
     "image_condition": 0.975,
     "segmentation": 0.945,
     "depth": 0.96,
