@@ -46,7 +46,8 @@ def figure_png(reports: Mapping[str, Any]) -> bytes:
             if level is not None:
                 axes.axhline(level["score"], color="grey", linestyle=style, linewidth=1)
         axes.set_title(f"{task}: {found[0]['metric']}", fontsize=8)
-        axes.set_xticks(at, [name.replace("/", "\n") for name in names], fontsize=6)
+        tilt = {"rotation": 30, "ha": "right"} if any("/" in name for name in names) else {}
+        axes.set_xticks(at, names, fontsize=6, **tilt)
         axes.grid(alpha=0.3)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120)
