@@ -33,6 +33,10 @@ from lumina_jax.unirep.text import TextTokenizer
 from lumina_jax.vqgan.sharded import decode_images, encode_pixels, place_vqgan
 
 Size = tuple[int, int]  # (width, height) px
+OWN_SETTINGS = (
+    "text_to_image",
+    "text_to_image_any_size",
+)  # tasks that a model's settings are made for
 # A picture; or one that is tokens already, which are used as they are: a painted one, or the ids of an image sentence
 Shown = Picture | GeneratedImage
 
@@ -217,7 +221,7 @@ class TokenModel:
 def check_tasks(rows: Sequence[TaskSampling]) -> None:
     """ValueError of one line for settings of an unknown task, or of one that a model's own settings are made for."""
     for row in rows:
-        if row.task.startswith("text_to_image") and row.task in TASKS:
+        if row.task in OWN_SETTINGS:
             raise ValueError(
                 f"settings of the task {row.task!r}: what paints from words has the model's own; name them there"
             )

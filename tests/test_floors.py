@@ -20,7 +20,7 @@ FLOOR_ROOMS = (  # F0 upwards; a file that stands on another floor than its fold
     "unirep data_config experiment compiler_options",
     "ops sharding checksums",
     "model vqgan",
-    "orbax_io checkpoint model_writer image_files generated_image contact_sheet train.curriculum",
+    "orbax_io checkpoint model_writer image_files generated_image contact_sheet plots train.curriculum",
     "convert data",
     "train sampling",
     "lumina loading painting token_model answering chat",

@@ -99,11 +99,12 @@ def check(options: Options) -> None:
 
 def choose_for_tasks(options: Options, path: Path) -> None:
     """Try settings of the tasks, write what was tried and chosen."""
-    from lumina_jax.evals.choosing import OWN_CHOICE, check_choosable, choose_settings
+    from lumina_jax.evals.choosing import check_choosable, choose_settings
     from lumina_jax.evals.kept import load_scored
     from lumina_jax.evals.report import RECONSTRUCTION, chosen_tasks, read_report, write_report
+    from lumina_jax.token_model import OWN_SETTINGS
 
-    is_all, others = "all" in options.tasks, (RECONSTRUCTION, *OWN_CHOICE)
+    is_all, others = "all" in options.tasks, (RECONSTRUCTION, *OWN_SETTINGS)
     tasks = [t for t in chosen_tasks(options.tasks) if not (is_all and t in others)]
     check_choosable(tasks)
     earlier = read_report(path)

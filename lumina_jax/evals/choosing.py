@@ -14,13 +14,12 @@ from lumina_jax.evals.grading import grade
 from lumina_jax.evals.protocol import EXAMPLES, KINDS, examples
 from lumina_jax.evals.report import heading, of_the_same_run
 from lumina_jax.lumina import Lumina
-from lumina_jax.token_model import check_tasks
+from lumina_jax.token_model import OWN_SETTINGS, check_tasks
 from lumina_jax.unirep.tasks import TASKS
 
 GUIDANCES = (1.0, 1.25, 1.5, 2.0)
 TOP_KS = (1, 2, 4, 20)  # codes, the first one with every guidance
 TEXT_TOP_KS = (1, 2)
-OWN_CHOICE = ("text_to_image", "text_to_image_any_size")  # `scores.choose_guidance` is for these
 
 
 def choose_settings(
@@ -43,12 +42,13 @@ def choose_settings(
     for task, row in found.items():
         _give(model, task, row["best"])
     for task in tasks:
-        if task not in found:
-            tried, best = _try(model, task, num, progress)
-            found[task] = {"tried": tried, "best": best}
-            if save is not None:
-                save({**report, "tasks": found})
-        _give(model, task, found[task]["best"])
+        if task in found:
+            continue
+        tried, best = _try(model, task, num, progress)
+        _give(model, task, best)
+        found[task] = {"tried": tried, "best": best}
+        if save is not None:
+            save({**report, "tasks": found})
     return {**report, "tasks": found}
 
 
@@ -71,7 +71,7 @@ def chosen(report: Mapping[str, Any]) -> tuple[TaskSampling, ...]:
 def check_choosable(tasks: Sequence[str]) -> None:
     """ValueError of one line for a task that has nothing to choose here."""
     for task in tasks:
-        if task in OWN_CHOICE:
+        if task in OWN_SETTINGS:
             raise ValueError(
                 f"{task} is drawn by the checkpoint's own settings: choose its guidance without --tasks"
             )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lumina_jax.paths import as_path, copy_folder, is_remote, write_bytes
+from lumina_jax.plots import new_figure, png
 from lumina_jax.unirep.kinds import AREAS_PX, TASK_NAMES
 
 FILE = "metrics.jsonl"
@@ -206,11 +207,7 @@ def draw_curve(workdir: str | Path, boundaries: tuple[int, ...] = ()) -> Path | 
     rows = [row for row in read_metrics(workdir) if "loss" in row]
     if len(rows) < 2:
         return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4)
     axes = figure.add_subplot(xlabel="step", ylabel="training loss")
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1)
     for boundary in boundaries:
@@ -218,9 +215,8 @@ def draw_curve(workdir: str | Path, boundaries: tuple[int, ...] = ()) -> Path | 
     if all(row["loss"] > 0 for row in rows):
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
-    path, picture = as_path(workdir) / CURVE, io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    write_bytes(path, picture.getvalue())
+    path = as_path(workdir) / CURVE
+    write_bytes(path, png(figure))
     return path
 
 

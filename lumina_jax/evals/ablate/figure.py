@@ -1,10 +1,10 @@
 """The report as pictures: a figure a family of outcomes, and one a curve over the compute of training."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lumina_jax.evals.ablate.report import families
+from lumina_jax.plots import new_figure, png
 
 COLUMNS = 4  # plots beside each other
 CURVES = {
@@ -26,7 +26,7 @@ def outcomes_png(report: Mapping[str, Any], names: Sequence[str]) -> bytes:
     """A plot an outcome: of every arm the mean, its 95 % interval, and every seed as a point."""
     arms = list(report["arms"])
     columns, rows = min(COLUMNS, len(names)), -(-len(names) // COLUMNS)
-    figure = _figure(3.2 * columns, 2.8 * rows)
+    figure = new_figure(3.2 * columns, 2.8 * rows)
     for number, name in enumerate(names, 1):
         axes = figure.add_subplot(rows, columns, number)
         for place, arm in enumerate(arms):
@@ -42,12 +42,12 @@ def outcomes_png(report: Mapping[str, Any], names: Sequence[str]) -> bytes:
         axes.set_xticks(range(len(arms)), [arm.replace("_", "\n") for arm in arms], fontsize=6)
         axes.set_xlim(-0.5, len(arms) - 0.5)
         axes.grid(alpha=0.3)
-    return _png(figure)
+    return png(figure)
 
 
 def curve_png(report: Mapping[str, Any], name: str) -> bytes:
     """A line a seed, a colour an arm, over the FLOPs spent."""
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     axes = figure.add_subplot(xlabel="training FLOPs", ylabel=CURVES[name])
     for place, (arm, content) in enumerate(report["arms"].items()):
         for number, found in enumerate(content["seeds"].values()):
@@ -58,20 +58,4 @@ def curve_png(report: Mapping[str, Any], name: str) -> bytes:
             )
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Any:
-    """A figure of so many inches that can be drawn without a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    return picture.getvalue()
+    return png(figure)

@@ -1,12 +1,9 @@
 """Means over seeds with Student's 95 % intervals, and differences from the base arm, paired by seed."""
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from typing import Any
 
-import numpy as np
-
-CONFIDENCE = 0.95
+from lumina_jax.evals.intervals import student
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
@@ -15,15 +12,10 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | None]:
     >>> {name: round(bound, 3) for name, bound in mean_interval([0.4, 0.5, 0.6]).items()}
     {'mean': 0.5, 'low': 0.252, 'high': 0.748}
     """
-    from scipy.stats import t
-
-    found = np.asarray(values, np.float64)
-    mean = float(found.mean())
-    if len(found) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(found) - 1))
-    half = quantile * float(found.std(ddof=1)) / sqrt(len(found))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    if len(values) < 2:
+        return {"mean": float(values[0]), "low": None, "high": None}
+    found = student(values)
+    return {"mean": found["score"], "low": found["low"], "high": found["high"]}
 
 
 def paired_difference(

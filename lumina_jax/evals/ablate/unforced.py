@@ -31,7 +31,7 @@ def unforced_images(
     most twice as many tokens as the asked image has are written.
     """
     config, vocab = model.config, model.tokenizer.vocab
-    settings = replace(model.settings, text_top_k=model.settings.image_top_k, by_task=())
+    settings = replace(model.settings, text_top_k=model.settings.image_top_k)
     everything = np.arange(vocab.size)
     firsts, limits = [], []
     for index, prompt in enumerate(prompts):

@@ -1,9 +1,10 @@
 """Scores of several checkpoints side by side: a table, and a figure with a plot a task."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lumina_jax.plots import new_figure, png
 
 COLUMNS = 4  # of the figure
 
@@ -25,14 +26,10 @@ def table(reports: Mapping[str, Any]) -> str:
 
 def figure_png(reports: Mapping[str, Any]) -> bytes:
     """One plot a task: score and 95 % interval by checkpoint; chance dotted, ceiling dashed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = labels(list(reports))
     last = list(reports.values())[-1]["tasks"]
     rows = -(-len(last) // COLUMNS)
-    figure = Figure(figsize=(3 * min(COLUMNS, len(last)), 2.4 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3 * min(COLUMNS, len(last)), 2.4 * rows)
     at = places(names)
     for number, task in enumerate(last):
         axes = figure.add_subplot(rows, min(COLUMNS, len(last)), number + 1)
@@ -49,9 +46,7 @@ def figure_png(reports: Mapping[str, Any]) -> bytes:
         tilt = {"rotation": 30, "ha": "right"} if any("/" in name for name in names) else {}
         axes.set_xticks(at, names, fontsize=6, **tilt)
         axes.grid(alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    return picture.getvalue()
+    return png(figure)
 
 
 def labels(paths: Sequence[str]) -> list[str]:

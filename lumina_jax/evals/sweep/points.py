@@ -171,11 +171,6 @@ def row_of(sweep: Sweep, name: str, point: Point, base: Point | None, **more: An
     return Row(name, score_of(sweep, point), gain, more)
 
 
-def within_noise(gain: Interval) -> bool:
-    """Whether a paired interval includes 0."""
-    return gain["low"] <= 0 <= gain["high"]
-
-
 def prompt_by_prompt(sweep: Sweep, find: Callable[[Request], Any], settings: SampleConfig) -> list:
     """What `find` says of every request, one after the other, with a bar."""
     from tqdm import tqdm

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lumina_jax.evals.sweep.points import Row, within_noise
+from lumina_jax.evals.intervals import within_noise
+from lumina_jax.evals.sweep.points import Row
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,12 +1,12 @@
 """Times of several ways to do one thing, side by side: warm, interleaved, as ratios within each round."""
 
 from collections.abc import Callable, Mapping
-from math import exp, sqrt
+from math import exp
 from time import perf_counter
 
 import numpy as np
 
-from lumina_jax.evals.intervals import Interval
+from lumina_jax.evals.intervals import Interval, student
 
 
 def interleaved(
@@ -39,9 +39,5 @@ def interleaved(
 
 def geometric_mean(ratios: np.ndarray) -> Interval:
     """The geometric mean of ratios, with Student's 95 % interval of the mean logarithm."""
-    from scipy.stats import t
-
-    logs, count = np.log(ratios), len(ratios)
-    half = float(t.ppf(0.975, count - 1)) * float(logs.std(ddof=1)) / sqrt(count)
-    middle = float(logs.mean())
-    return {"score": exp(middle), "low": exp(middle - half), "high": exp(middle + half), "n": count}
+    found = student(np.log(ratios))
+    return {**found, **{name: exp(found[name]) for name in ("score", "low", "high")}}

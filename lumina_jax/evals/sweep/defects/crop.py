@@ -12,8 +12,8 @@ from lumina_jax.data.scenes.scene import Scene, scene_size
 from lumina_jax.evals.answering import answers, encoded
 from lumina_jax.evals.example import Example
 from lumina_jax.evals.grading import evaluator_of, grade
-from lumina_jax.evals.intervals import mean
-from lumina_jax.evals.sweep.points import Point, Sweep, within_noise
+from lumina_jax.evals.intervals import mean, within_noise
+from lumina_jax.evals.sweep.points import Point, Sweep
 from lumina_jax.evals.sweep.sentences import some_examples
 from lumina_jax.evals.tasks.common import Size
 from lumina_jax.unirep.image_tokens import resize_and_crop

@@ -8,10 +8,10 @@ import numpy as np
 from lumina_jax.config import GridConfig
 from lumina_jax.evals.answering import encoded, settings_of
 from lumina_jax.evals.example import Example
-from lumina_jax.evals.intervals import mean
+from lumina_jax.evals.intervals import mean, within_noise
 from lumina_jax.evals.intervals import share as share_of
 from lumina_jax.evals.protocol import EXAMPLES
-from lumina_jax.evals.sweep.points import Point, Sweep, within_noise
+from lumina_jax.evals.sweep.points import Point, Sweep
 from lumina_jax.evals.sweep.sentences import some_examples, text_and_images
 from lumina_jax.sampling.original import continue_ids, first_image
 from lumina_jax.unirep.conversation import prompt_ids
