@@ -144,3 +144,9 @@ def test_results_become_json():
 
 def test_every_task_has_an_evaluator():
     assert all(evaluator_of(task).metric for task in EXAMPLES)
+
+
+def test_still_views_score_as_the_truth_does_but_are_not_all_right(one_size):
+    still = chance(of("multi_view", 2))["still"]
+    assert still is not None
+    assert (still["score"], still["all_right"]["score"]) == (1, 0)
